@@ -1,0 +1,1 @@
+"""The ledger aggregate: accounts, transactions and the rules that guard them."""

@@ -1,0 +1,49 @@
+"""What happened to a ledger: the `data` of its journal entries. Amounts are decimal strings of the full scale."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import msgspec
+
+from domain.messages import Event
+
+
+class LedgerCreated(Event):
+    id: str
+    name: str
+    owner: UUID
+    metadata: dict[str, str]
+
+
+class CurrencyRegistered(Event):
+    code: str
+    scale: int
+
+
+class AccountOpened(Event):
+    name: str
+    currency: str
+    scale: int
+    type: str
+    min_balance: str | None
+    max_balance: str | None
+    metadata: dict[str, str]
+
+
+class PostedLine(msgspec.Struct, frozen=True):
+    """One posting as it was applied."""
+
+    debit: str
+    credit: str
+    amount: str
+    currency: str
+
+
+class TransactionPosted(Event):
+    transaction: UUID
+    postings: tuple[PostedLine, ...]
+    reference: str | None
+    description: str | None
+    metadata: dict[str, str]
+    effective_at: str

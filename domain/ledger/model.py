@@ -1,0 +1,115 @@
+"""The ledger as a turn holds it in memory: the accounts and facts that its commands touch, in minor units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from domain.currency import Currencies
+from domain.messages import Balance
+from domain.money import format_minor
+
+DEBIT_NORMAL: Final = frozenset({"asset", "expense"})
+ROLES: Final = ("reader", "writer", "owner")
+"""Grants on a ledger, the weakest first; each includes those before it."""
+
+
+class Account(msgspec.Struct):
+    """An account: four sums in minor units that only grow, and the limits on what they amount to."""
+
+    name: str
+    currency: str
+    scale: int
+    type: str
+    min_balance: int | None
+    max_balance: int | None
+    metadata: dict[str, str]
+    opened_at: datetime
+    version: int
+    status: str = "open"
+    posted_debits: int = 0
+    posted_credits: int = 0
+    pending_debits: int = 0
+    pending_credits: int = 0
+
+    @property
+    def debit_normal(self) -> bool:
+        return self.type in DEBIT_NORMAL
+
+    @property
+    def balance(self) -> int:
+        """Posted debits less credits, or the reverse for liability, equity and income accounts."""
+        net = self.posted_debits - self.posted_credits
+        return net if self.type in DEBIT_NORMAL else -net
+
+    @property
+    def available(self) -> int:
+        """The balance less what outgoing holds reserve. Incoming holds never raise it."""
+        return self.balance - (self.pending_credits if self.type in DEBIT_NORMAL else self.pending_debits)
+
+    def money(self, minor: int) -> str:
+        return format_minor(minor, self.scale)
+
+    def snapshot(self) -> Balance:
+        """The account's figures as an event carries them."""
+        money, scale = format_minor, self.scale
+        return Balance(
+            self.name,
+            self.currency,
+            money(self.posted_debits, scale),
+            money(self.posted_credits, scale),
+            money(self.pending_debits, scale),
+            money(self.pending_credits, scale),
+            money(self.balance, scale),
+            money(self.available, scale),
+        )
+
+
+class Touches(msgspec.Struct):
+    """What a run of commands needs to be loaded before it can be decided in memory."""
+
+    accounts: set[str]
+    currencies: set[str]
+    references: set[str]
+
+    @classmethod
+    def none(cls) -> Touches:
+        return cls(set(), set(), set())
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """The ledger's own record."""
+
+    id: str
+    name: str
+    owner: UUID
+    metadata: dict[str, str]
+    created_at: datetime
+    version: int
+
+
+class Ledger(msgspec.Struct):
+    """The aggregate, loaded as far as `Touches` asked. Handlers read it, appliers change it.
+
+    `roles` holds what each principal of the turn was granted; who is absent has no access.
+    """
+
+    id: str
+    profile: Profile | None
+    currencies: Currencies
+    accounts: dict[str, Account]
+    references: set[str]
+    roles: dict[UUID, str]
+    changed: set[str] = msgspec.field(default_factory=set)
+    opened: set[str] = msgspec.field(default_factory=set)
+
+    def may(self, principal: UUID, role: str) -> bool:
+        granted = self.roles.get(principal)
+        return granted is not None and ROLES.index(granted) >= ROLES.index(role)
+
+    def snapshots(self, names: Iterable[str]) -> tuple[Balance, ...]:
+        return tuple(self.accounts[name].snapshot() for name in names)

@@ -1,0 +1,245 @@
+"""The rules of a ledger, in the contract's order of precedence: the first that is broken names the refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from domain.errors import DomainError, Fault, NotFoundError
+from domain.ledger.commands import OpenAccount, Posting, RegisterCurrency
+from domain.ledger.model import Account, Ledger
+from domain.money import LIMIT_MINOR, decimals_of, parse_minor
+from domain.specification import Rule, Specification
+
+
+class Leg(msgspec.Struct, frozen=True):
+    """A posting beside the accounts it names, None where the ledger has no such account."""
+
+    index: int
+    posting: Posting
+    debit: Account | None
+    credit: Account | None
+
+    @property
+    def scale(self) -> int:
+        return self.debit.scale if self.debit is not None else 0
+
+
+class Movement(msgspec.Struct):
+    """What a transaction as a whole does to one account, in minor units. `index`: the first posting that names it."""
+
+    account: Account
+    index: int
+    debits: int = 0
+    credits: int = 0
+
+    @property
+    def net(self) -> int:
+        """How far the balance moves; positive is up."""
+        change = self.debits - self.credits
+        return change if self.account.debit_normal else -change
+
+
+def _refusal(code: str, detail: str, pointer: str, place: str) -> DomainError:
+    return DomainError(code, detail, (Fault(pointer, place),))
+
+
+def _at(index: int, code: str, detail: str, place: str) -> DomainError:
+    return _refusal(code, detail, f"#/postings/{index}", place)
+
+
+# -- access -----------------------------------------------------------------------------------------------------------
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """The ledger, and whether the one who asks holds the role the command needs."""
+
+    ledger: Ledger
+    granted: bool
+
+
+exists: Specification[Asked] = Specification(lambda asked: asked.ledger.profile is not None)
+granted: Specification[Asked] = Specification(lambda asked: asked.granted)
+ACCESS: Final = Rule(exists & granted, lambda asked: NotFoundError(f"There is no ledger {asked.ledger.id}."))
+
+
+# -- opening an account -----------------------------------------------------------------------------------------------
+
+
+class Opening(msgspec.Struct, frozen=True):
+    command: OpenAccount
+    ledger: Ledger
+
+    @property
+    def scale(self) -> int | None:
+        return self.ledger.currencies.scale_of(self.command.currency)
+
+    def limits(self) -> Iterable[tuple[str, str]]:
+        for field in ("min_balance", "max_balance"):
+            value = getattr(self.command, field)
+            if value is not None:
+                yield field, value
+
+
+def _limit_scale(opening: Opening) -> DomainError:
+    scale = opening.scale or 0
+    field, value = next((f, v) for f, v in opening.limits() if decimals_of(v) > scale)
+    detail = f"{value} has {decimals_of(value)} decimals; {opening.command.currency} has {scale}."
+    return _refusal("amount_scale", detail, f"#/{field}", value)
+
+
+name_is_free: Specification[Opening] = Specification(lambda o: o.command.name not in o.ledger.accounts)
+currency_is_known: Specification[Opening] = Specification(lambda o: o.scale is not None)
+limits_fit_scale: Specification[Opening] = Specification(
+    lambda o: all(decimals_of(value) <= (o.scale or 0) for _, value in o.limits())
+)
+limits_fit: Specification[Opening] = Specification(
+    lambda o: all(abs(parse_minor(value, o.scale or 0)) < LIMIT_MINOR for _, value in o.limits())
+)
+
+OPEN_ACCOUNT: Final = (
+    Rule(
+        name_is_free,
+        lambda o: _refusal(
+            "account_exists", f"There is an account {o.command.name} already.", "#/name", o.command.name
+        ),
+    ),
+    Rule(
+        currency_is_known,
+        lambda o: _refusal(
+            "currency_unknown",
+            f"{o.command.currency} is neither an ISO 4217 currency nor registered in this ledger.",
+            "#/currency",
+            o.command.currency,
+        ),
+    ),
+    Rule(limits_fit_scale, _limit_scale),
+    Rule(
+        limits_fit,
+        lambda o: DomainError("amount_overflow", "A limit must stay below 10^38 minor units."),
+    ),
+)
+
+
+# -- registering a currency -------------------------------------------------------------------------------------------
+
+
+class Registering(msgspec.Struct, frozen=True):
+    command: RegisterCurrency
+    ledger: Ledger
+
+
+code_is_free: Specification[Registering] = Specification(
+    lambda r: r.ledger.currencies.scale_of(r.command.code) is None
+)
+REGISTER_CURRENCY: Final = (
+    Rule(
+        code_is_free,
+        lambda r: _refusal(
+            "currency_exists",
+            f"{r.command.code} is known already, with {r.ledger.currencies.scale_of(r.command.code)} decimals.",
+            "#/code",
+            r.command.code,
+        ),
+    ),
+)
+
+
+# -- posting a transaction --------------------------------------------------------------------------------------------
+
+
+class Referring(msgspec.Struct, frozen=True):
+    reference: str | None
+    ledger: Ledger
+
+
+has_reference: Specification[Referring] = Specification(lambda r: r.reference is not None)
+reference_is_used: Specification[Referring] = Specification(lambda r: r.reference in r.ledger.references)
+REFERENCE: Final = Rule(
+    ~has_reference | ~reference_is_used,
+    lambda r: _refusal("reference_taken", f"{r.reference} names another transaction.", "#/reference", str(r.reference)),
+)
+
+
+def _missing(leg: Leg) -> DomainError:
+    name = leg.posting.debit if leg.debit is None else leg.posting.credit
+    return _at(leg.index, "account_not_found", f"There is no account {name}.", name)
+
+
+def _mismatch(leg: Leg) -> DomainError:
+    debit, credit = leg.debit, leg.credit
+    said = " and ".join(f"{a.name} is in {a.currency}" for a in (debit, credit) if a is not None)
+    return _at(leg.index, "currency_mismatch", f"{said}.", leg.posting.credit)
+
+
+def _too_fine(leg: Leg) -> DomainError:
+    amount = leg.posting.amount
+    currency = leg.debit.currency if leg.debit is not None else ""
+    detail = f"{amount} has {decimals_of(amount)} decimals; {currency} has {leg.scale}."
+    return _refusal("amount_scale", detail, f"#/postings/{leg.index}/amount", amount)
+
+
+debit_is_open: Specification[Leg] = Specification(lambda leg: leg.debit is not None)
+credit_is_open: Specification[Leg] = Specification(lambda leg: leg.credit is not None)
+one_currency: Specification[Leg] = Specification(
+    lambda leg: leg.debit is not None and leg.credit is not None and leg.debit.currency == leg.credit.currency
+)
+amount_fits_scale: Specification[Leg] = Specification(lambda leg: decimals_of(leg.posting.amount) <= leg.scale)
+
+POSTING: Final = (
+    Rule(debit_is_open & credit_is_open, _missing),
+    Rule(one_currency, _mismatch),
+    Rule(amount_fits_scale, _too_fine),
+)
+
+
+def _overflow(movement: Movement) -> DomainError:
+    name = movement.account.name
+    return _at(movement.index, "amount_overflow", f"A total of {name} would reach 10^38 minor units.", name)
+
+
+def _insufficient(movement: Movement) -> DomainError:
+    account = movement.account
+    floor = account.min_balance or 0
+    limit = f" and may not fall below {account.money(floor)}" if floor else ""
+    detail = (
+        f"{account.name} has {account.money(account.available)} {account.currency} available{limit}; "
+        f"{account.money(-movement.net)} needed."
+    )
+    return _at(movement.index, "insufficient_funds", detail, account.name)
+
+
+def _exceeded(movement: Movement) -> DomainError:
+    account = movement.account
+    detail = (
+        f"{account.name} has {account.money(account.balance)} {account.currency} and may not rise above "
+        f"{account.money(account.max_balance or 0)}; {account.money(movement.net)} more would."
+    )
+    return _at(movement.index, "max_balance_exceeded", detail, account.name)
+
+
+def _incoming_holds(account: Account) -> int:
+    return account.pending_debits if account.debit_normal else account.pending_credits
+
+
+totals_fit: Specification[Movement] = Specification(
+    lambda m: m.account.posted_debits + m.debits < LIMIT_MINOR and m.account.posted_credits + m.credits < LIMIT_MINOR
+)
+has_minimum: Specification[Movement] = Specification(lambda m: m.account.min_balance is not None)
+moves_down: Specification[Movement] = Specification(lambda m: m.net < 0)
+stays_above: Specification[Movement] = Specification(
+    lambda m: m.account.available + m.net >= (m.account.min_balance or 0)
+)
+has_maximum: Specification[Movement] = Specification(lambda m: m.account.max_balance is not None)
+moves_up: Specification[Movement] = Specification(lambda m: m.net > 0)
+stays_below: Specification[Movement] = Specification(
+    lambda m: m.account.balance + _incoming_holds(m.account) + m.net <= (m.account.max_balance or 0)
+)
+
+MOVEMENT: Final = (
+    Rule(totals_fit, _overflow),
+    Rule(~(has_minimum & moves_down) | stays_above, _insufficient),
+    Rule(~(has_maximum & moves_up) | stays_below, _exceeded),
+)

@@ -1,0 +1,31 @@
+"""Connections to Postgres: every one with time limits, a name to be recognised by, and durable commits."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from infrastructure.settings import Settings
+
+IDLE_IN_TRANSACTION_MS = 30_000
+
+
+async def open_pool(settings: Settings, *, application: str, size: int) -> asyncpg.Pool:
+    """Opens a pool of up to `size` connections, named `daybook-{application}` in pg_stat_activity.
+
+    Statements end after `settings.statement_timeout_ms`; a transaction left idle ends after 30 s.
+    """
+    return await asyncpg.create_pool(
+        settings.database_url,
+        min_size=1,
+        max_size=size,
+        timeout=5,
+        command_timeout=settings.statement_timeout_ms / 1000 + 5,
+        server_settings={
+            "application_name": f"daybook-{application}",
+            "statement_timeout": str(settings.statement_timeout_ms),
+            "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+            "synchronous_commit": "on",
+            "timezone": "UTC",
+            "jit": "off",
+        },
+    )

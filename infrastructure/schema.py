@@ -1,0 +1,313 @@
+"""The tables, as SQLAlchemy Core metadata. Migrations must reproduce exactly this (`make check` compares).
+
+Tables that grow are keyed by actor (or ledger) first, so that sharding them by actor stays open.
+Money is `numeric(38,0)` minor units with two-sided CHECKs: a one-sided one lets NaN through.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+    }
+)
+
+TIME = DateTime(timezone=True)
+MONEY = Numeric(38, 0)
+
+# -- identity ---------------------------------------------------------------------------------------------------------
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("username", Text, nullable=False, unique=True),
+    Column("roles", ARRAY(Text), nullable=False),
+    Column("status", Text, nullable=False, server_default="active"),
+    Column("created_at", TIME, nullable=False, server_default=text("now()")),
+    CheckConstraint("status IN ('active', 'disabled')", name="status"),
+)
+
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("user_id", Uuid, ForeignKey("users.id"), primary_key=True),
+    Column("password_hash", Text, nullable=False),
+    Column("changed_at", TIME, nullable=False, server_default=text("now()")),
+)
+
+# A session is a family of refresh tokens: token number `generation` is the only one that rotates.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("user_id", Uuid, ForeignKey("users.id"), nullable=False, index=True),
+    Column("generation", Integer, nullable=False, server_default="0"),
+    Column("created_at", TIME, nullable=False, server_default=text("now()")),
+    Column("rotated_at", TIME, nullable=False, server_default=text("now()")),
+    Column("expires_at", TIME, nullable=False),
+    Column("ended_at", TIME),
+    Column("end_reason", Text),
+    Column("address", Text),
+    Column("user_agent", Text),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("user_id", Uuid, ForeignKey("users.id"), nullable=False),
+    Column("role", Text, nullable=False),
+    Column("granted_at", TIME, nullable=False, server_default=text("now()")),
+    PrimaryKeyConstraint("ledger", "user_id"),
+    Index(None, "user_id", "ledger"),
+    CheckConstraint("role IN ('owner', 'writer', 'reader')", name="role"),
+)
+
+# -- the daybook ------------------------------------------------------------------------------------------------------
+
+daybook_position = Sequence("daybook_position", metadata=metadata, data_type=BigInteger)
+
+actors = Table(
+    "actors",
+    metadata,
+    Column("actor", Text, primary_key=True),
+    Column("epoch", Integer, nullable=False, server_default="1"),
+    Column("seq", BigInteger, nullable=False, server_default="0"),
+    Column("head", LargeBinary, nullable=False, server_default=text(r"'\x" + "00" * 32 + "'::bytea")),
+    # recorded_at never decreases with seq, whatever the clocks of the workers say
+    Column("recorded_at", TIME, nullable=False, server_default=text("'-infinity'::timestamptz")),
+    postgresql_with={"fillfactor": "50"},
+)
+
+commands = Table(
+    "commands",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("actor", Text, nullable=False),
+    # drawn from daybook_position when the command joins the mailbox: the order in which it applies
+    Column("position", BigInteger),
+    Column("kind", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("weight", Integer, nullable=False, server_default="1"),
+    Column("principal", Uuid, nullable=False),
+    Column("correlation_id", Text, nullable=False),
+    Column("resource", Text),
+    Column("batch", Uuid),
+    Column("accepted_at", TIME, nullable=False, server_default=text("clock_timestamp()")),
+    Column("execute_at", TIME),
+    Column("finished_at", TIME),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    Column("seq", BigInteger),
+    Column("problem", LargeBinary),
+    CheckConstraint(
+        "status IN ('scheduled', 'accepted', 'succeeded', 'rejected', 'failed', 'cancelled')", name="status"
+    ),
+    Index("commands_mailbox", "actor", "position", postgresql_where=text("status = 'accepted'")),
+    Index("commands_of_actor", "actor", "id"),
+    Index("commands_of_principal", "principal", "id"),
+    Index("commands_dead", "id", postgresql_where=text("status = 'failed'")),
+    postgresql_with={"fillfactor": "80", "autovacuum_vacuum_scale_factor": "0.05"},
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("principal", Uuid, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("command", Uuid, nullable=False),
+    PrimaryKeyConstraint("principal", "actor", "key"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("principal", Uuid, nullable=False),
+    Column("jobs", ARRAY(Uuid), nullable=False),
+    Column("accepted_at", TIME, nullable=False, server_default=text("clock_timestamp()")),
+)
+
+# What a turn leaves before it decides, on a connection of its own: see workers/turn.py on poison.
+turn_marks = Table(
+    "turn_marks",
+    metadata,
+    Column("actor", Text, primary_key=True),
+    Column("turn", Uuid, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("suspect_position", BigInteger, nullable=False),
+    Column("running", Boolean, nullable=False),
+    postgresql_with={"fillfactor": "50"},
+)
+
+# -- the journal and who reads it -------------------------------------------------------------------------------------
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("actor", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("event", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("actor", "seq"),
+)
+
+subscribers = Table(
+    "subscribers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("registered_at", TIME, nullable=False, server_default=text("now()")),
+)
+
+# One row for each actor a subscriber has not caught up with: `position` is delivered, `head` is not yet.
+behind = Table(
+    "behind",
+    metadata,
+    Column("subscriber", Text, ForeignKey("subscribers.name"), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("head", BigInteger, nullable=False),
+    Column("since", TIME, nullable=False, server_default=text("clock_timestamp()")),
+    Column("lease", Uuid),
+    Column("leased_until", TIME),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("retry_at", TIME),
+    Column("last_error", Text),
+    PrimaryKeyConstraint("subscriber", "actor"),
+    postgresql_with={"fillfactor": "50"},
+)
+
+# -- projections of the ledger ----------------------------------------------------------------------------------------
+
+ledger_reservations = Table(
+    "ledger_reservations",
+    metadata,
+    Column("ledger", Text, primary_key=True),
+    Column("owner", Uuid, ForeignKey("users.id"), nullable=False),
+    Column("command", Uuid, nullable=False),
+)
+
+ledgers = Table(
+    "ledgers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("owner", Uuid, nullable=False),
+    Column("accounts", BigInteger, nullable=False, server_default="0"),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", TIME, nullable=False),
+)
+
+currencies = Table(
+    "currencies",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("scale", SmallInteger, nullable=False),
+    PrimaryKeyConstraint("ledger", "code"),
+    CheckConstraint("scale BETWEEN 0 AND 18", name="scale"),
+)
+
+
+def _total(name: str) -> Column[int]:
+    return Column(name, MONEY, nullable=False, server_default="0")
+
+
+_TOTALS = ("posted_debits", "posted_credits", "pending_debits", "pending_credits")
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("scale", SmallInteger, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default="open"),
+    Column("min_balance", MONEY),
+    Column("max_balance", MONEY),
+    *(_total(name) for name in _TOTALS),
+    Column("metadata", JSONB, nullable=False),
+    Column("opened_at", TIME, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    PrimaryKeyConstraint("ledger", "name"),
+    CheckConstraint("type IN ('asset', 'expense', 'liability', 'equity', 'income')", name="type"),
+    CheckConstraint("status IN ('open', 'frozen', 'closed')", name="status"),
+    CheckConstraint("min_balance <= 0 AND min_balance > -1e38", name="min_balance"),
+    CheckConstraint("max_balance >= 0 AND max_balance < 1e38", name="max_balance"),
+    *(CheckConstraint(f"{name} >= 0 AND {name} < 1e38", name=name) for name in _TOTALS),
+    postgresql_with={"fillfactor": "50"},
+)
+
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reference", Text),
+    Column("description", Text),
+    Column("metadata", JSONB, nullable=False),
+    Column("effective_at", TIME, nullable=False),
+    Column("recorded_at", TIME, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    PrimaryKeyConstraint("ledger", "id"),
+    UniqueConstraint("ledger", "seq"),
+    Index("transactions_reference", "ledger", "reference", unique=True, postgresql_where=text("reference IS NOT NULL")),
+    Index("transactions_effective", "ledger", "effective_at", "seq"),
+    CheckConstraint("status IN ('posted', 'pending', 'captured', 'voided', 'expired')", name="status"),
+)
+
+postings = Table(
+    "postings",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("posting", SmallInteger, nullable=False),
+    Column("debit", Text, nullable=False),
+    Column("credit", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("scale", SmallInteger, nullable=False),
+    Column("amount", MONEY, nullable=False),
+    PrimaryKeyConstraint("ledger", "seq", "posting"),
+    Index("postings_of_debit", "ledger", "debit", "seq"),
+    Index("postings_of_credit", "ledger", "credit", "seq"),
+    CheckConstraint("amount > 0 AND amount < 1e38", name="amount"),
+    CheckConstraint("debit <> credit", name="two_accounts"),
+)

@@ -1,0 +1,1 @@
+"""What crosses the queue: the Celery application, the doorbell and thin tasks."""

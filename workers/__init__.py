@@ -1,0 +1,1 @@
+"""What runs behind the queue: turns over mailboxes, deliveries over journals."""

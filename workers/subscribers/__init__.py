@@ -1,0 +1,1 @@
+"""The consumers of journals, one file each."""
