@@ -59,7 +59,7 @@ AccountType = Literal["asset", "expense", "liability", "equity", "income"]
 MAX_POSTINGS = 1_000
 
 
-class CreateLedger(Command):
+class CreateLedger(Command, frozen=True):
     """Open a new set of books, owned by the one who asks."""
 
     id: LedgerId
@@ -67,14 +67,14 @@ class CreateLedger(Command):
     metadata: Metadata | None = None
 
 
-class RegisterCurrency(Command):
+class RegisterCurrency(Command, frozen=True):
     """Make a currency of one's own known to the ledger, with `scale` decimals."""
 
     code: CurrencyCode
     scale: Scale
 
 
-class OpenAccount(Command):
+class OpenAccount(Command, frozen=True):
     """Open an account. Limits are decimal strings in `currency`; None is no limit."""
 
     name: AccountName
@@ -92,8 +92,12 @@ class Posting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     credit: AccountName
     amount: Amount
 
+    def __post_init__(self) -> None:
+        if self.debit == self.credit:
+            raise ValueError("debit and credit must name two accounts")
 
-class PostTransaction(Command):
+
+class PostTransaction(Command, frozen=True):
     """Apply 1 to 1,000 postings together, or none of them."""
 
     postings: Annotated[

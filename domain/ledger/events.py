@@ -9,19 +9,19 @@ import msgspec
 from domain.messages import Event
 
 
-class LedgerCreated(Event):
+class LedgerCreated(Event, frozen=True):
     id: str
     name: str
     owner: UUID
     metadata: dict[str, str]
 
 
-class CurrencyRegistered(Event):
+class CurrencyRegistered(Event, frozen=True):
     code: str
     scale: int
 
 
-class AccountOpened(Event):
+class AccountOpened(Event, frozen=True):
     name: str
     currency: str
     scale: int
@@ -40,7 +40,7 @@ class PostedLine(msgspec.Struct, frozen=True):
     currency: str
 
 
-class TransactionPosted(Event):
+class TransactionPosted(Event, frozen=True):
     transaction: UUID
     postings: tuple[PostedLine, ...]
     reference: str | None
