@@ -6,8 +6,11 @@ Money is `numeric(38,0)` minor units with two-sided CHECKs: a one-sided one lets
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from sqlalchemy import (
     ARRAY,
+    DDL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -26,6 +29,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    event,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -186,6 +190,28 @@ journal = Table(
     PrimaryKeyConstraint("actor", "seq"),
 )
 
+# Append-only, for whoever is connected: a row trigger misses TRUNCATE, so there is one for the statement too.
+JOURNAL_RULES = (
+    """
+    CREATE FUNCTION journal_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE EXCEPTION 'the journal is append-only: % refused', TG_OP USING ERRCODE = 'integrity_constraint_violation';
+    END
+    $$
+    """,
+    """
+    CREATE TRIGGER journal_keeps_rows BEFORE UPDATE OR DELETE ON journal
+        FOR EACH ROW EXECUTE FUNCTION journal_is_append_only()
+    """,
+    """
+    CREATE TRIGGER journal_keeps_all BEFORE TRUNCATE ON journal
+        FOR EACH STATEMENT EXECUTE FUNCTION journal_is_append_only()
+    """,
+)
+for _rule in JOURNAL_RULES:
+    # DDL() formats with %, and so does the exception's text
+    event.listen(journal, "after_create", DDL(_rule.replace("%", "%%")))
+
 subscribers = Table(
     "subscribers",
     metadata,
@@ -244,7 +270,7 @@ currencies = Table(
 )
 
 
-def _total(name: str) -> Column[int]:
+def _total(name: str) -> Column[Decimal]:
     return Column(name, MONEY, nullable=False, server_default="0")
 
 

@@ -1,0 +1,103 @@
+"""Fixtures for everybody: real servers from wheels, a database a test, and the whole product as `daybook up` runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from infrastructure.embedded import Addresses, postgres_binaries, running
+from infrastructure.migrations import upgrade
+from infrastructure.settings import Settings, parse
+
+TEMPLATE = "daybook_template"
+
+
+@contextmanager
+def temporary_state() -> Iterator[Path]:
+    """A folder for servers, gone at the end. Not pytest's: those are closed to the user root gives Postgres to."""
+    folder = Path(tempfile.mkdtemp(prefix="daybook-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree((folder / "postgres").resolve(), ignore_errors=True)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Addresses]:
+    """Postgres, Valkey and the embedded Kafka broker, on free ports, for the whole session."""
+    with temporary_state() as state, running(state) as addresses:
+        yield addresses
+
+
+def run_sql(url: str, sql: str) -> str:
+    """Runs SQL through psql, without an event loop; what it printed. Raises CalledProcessError."""
+    command = [str(postgres_binaries() / "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def database_url(addresses: Addresses, name: str) -> str:
+    """The address of another database of the session's server."""
+    return urlsplit(addresses.database_url)._replace(path=f"/{name}").geturl()
+
+
+@pytest.fixture(scope="session")
+def template(servers: Addresses) -> str:
+    """The name of a migrated, empty database that others are cloned from."""
+    run_sql(servers.database_url, f"CREATE DATABASE {TEMPLATE}")
+    upgrade(database_url(servers, TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture
+def database(servers: Addresses, template: str) -> Iterator[str]:
+    """The address of a fresh, migrated database of this test's own."""
+    name = f"test_{secrets.token_hex(6)}"
+    run_sql(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield database_url(servers, name)
+    run_sql(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_database(servers: Addresses) -> Iterator[Callable[[], str]]:
+    """Makes fresh databases without any table, and drops them at the end."""
+    names: list[str] = []
+
+    def make() -> str:
+        names.append(f"test_{secrets.token_hex(6)}")
+        run_sql(servers.database_url, f"CREATE DATABASE {names[-1]}")
+        return database_url(servers, names[-1])
+
+    yield make
+    for name in names:
+        run_sql(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def settings(servers: Addresses, database: str) -> Settings:
+    """Settings for a fresh database and an emptied Valkey. Topics in Kafka are shared: name actors apart."""
+    asyncio.run(_flush(servers.redis_url))
+    return parse(
+        {
+            "DAYBOOK_DATABASE_URL": database,
+            "DAYBOOK_REDIS_URL": servers.redis_url,
+            "DAYBOOK_KAFKA_SERVERS": servers.kafka_servers,
+            "DAYBOOK_SECRET_KEY": secrets.token_urlsafe(48),
+        }
+    )
+
+
+async def _flush(url: str) -> None:
+    import redis.asyncio
+
+    async with redis.asyncio.Redis.from_url(url) as client:
+        await client.flushall()
