@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncpg
+from asyncpg import Record
 
 from infrastructure.settings import Settings
 
 IDLE_IN_TRANSACTION_MS = 30_000
 
 
-async def open_pool(settings: Settings, *, application: str, size: int) -> asyncpg.Pool:
+async def open_pool(
+    settings: Settings, *, application: str, size: int, synchronous_commit: str = "on"
+) -> asyncpg.Pool[Record]:
     """Opens a pool of up to `size` connections, named `daybook-{application}` in pg_stat_activity.
 
     Statements end after `settings.statement_timeout_ms`; a transaction left idle ends after 30 s.
@@ -24,7 +27,7 @@ async def open_pool(settings: Settings, *, application: str, size: int) -> async
             "application_name": f"daybook-{application}",
             "statement_timeout": str(settings.statement_timeout_ms),
             "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
-            "synchronous_commit": "on",
+            "synchronous_commit": synchronous_commit,
             "timezone": "UTC",
             "jit": "off",
         },

@@ -6,25 +6,16 @@ Appliers, below, are the only code that changes a `Ledger`; they trust the event
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Final
 
-import msgspec
-
 from domain.clock import format_time
+from domain.decision import Stamp
 from domain.ledger import specifications as rules
 from domain.ledger.commands import CreateLedger, OpenAccount, PostTransaction, RegisterCurrency
 from domain.ledger.events import AccountOpened, CurrencyRegistered, LedgerCreated, PostedLine, TransactionPosted
 from domain.ledger.model import Account, Ledger, Profile, Touches
 from domain.messages import Command, Event, Recorded
 from domain.money import format_minor, parse_minor
-
-
-class Stamp(msgspec.Struct, frozen=True):
-    """Where and when an event is recorded."""
-
-    seq: int
-    recorded_at: datetime
 
 
 # -- handlers: command → events, or a DomainError ---------------------------------------------------------------------

@@ -1,0 +1,180 @@
+"""The worker's side of the daybook: lock an actor, take what waits in its mailbox, write down what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from asyncpg import Connection, Record
+from asyncpg.pool import PoolConnectionProxy
+
+from domain.decision import Decision, Head, Link, Outcome
+from domain.messages import Refusal
+
+Db = Connection[Record] | PoolConnectionProxy[Record]
+
+# Locks the actor's row alone: reading anything else in the same statement could return a snapshot older than the lock.
+LOCK: Final = """
+SELECT epoch, seq, head, greatest(clock_timestamp(), recorded_at) AS now
+FROM actors WHERE actor = $1 FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+PENDING: Final = """
+SELECT id, position, kind, payload, weight, principal, correlation_id, accepted_at
+FROM commands WHERE actor = $1 AND status = 'accepted' ORDER BY position LIMIT $2
+"""
+
+MARK: Final = "SELECT turn, width, attempts, suspect_position, running FROM turn_marks WHERE actor = $1"
+
+SET_MARK: Final = """
+INSERT INTO turn_marks (actor, turn, width, attempts, suspect_position, running) VALUES ($1, $2, $3, $4, $5, true)
+ON CONFLICT (actor) DO UPDATE SET turn = excluded.turn, width = excluded.width, attempts = excluded.attempts,
+    suspect_position = excluded.suspect_position, running = true
+"""
+
+CLEAR_MARK: Final = "DELETE FROM turn_marks WHERE actor = $1"
+
+NARROW_MARK: Final = """
+UPDATE turn_marks SET running = false, width = $2, attempts = 0, suspect_position = $3 WHERE actor = $1
+"""
+
+ACQUIT: Final = """
+UPDATE turn_marks SET running = false, attempts = attempts - 1 WHERE actor = $1 AND turn = $2
+"""
+
+APPEND_JOURNAL: Final = """
+INSERT INTO journal (actor, seq, epoch, hash, event)
+SELECT $1, line.seq, $2, line.hash, line.event
+FROM unnest($3::bigint[], $4::bytea[], $5::bytea[]) AS line (seq, hash, event)
+"""
+
+ADVANCE: Final = "UPDATE actors SET seq = $2, head = $3, recorded_at = $4 WHERE actor = $1"
+
+# A row that is absent means: caught up, so delivery starts behind what stood before this turn.
+FALL_BEHIND: Final = """
+INSERT INTO behind (subscriber, actor, position, head)
+SELECT name, $1, $2, $3 FROM unnest($4::text[]) AS name
+ON CONFLICT (subscriber, actor) DO UPDATE SET head = excluded.head
+"""
+
+FINISH: Final = """
+UPDATE commands SET status = CASE WHEN done.problem IS NULL THEN 'succeeded' ELSE 'rejected' END,
+    seq = done.seq, problem = done.problem, finished_at = $1, attempts = $2
+FROM unnest($3::uuid[], $4::bigint[], $5::bytea[]) AS done (id, seq, problem)
+WHERE commands.id = done.id
+"""
+
+BURY: Final = """
+UPDATE commands SET status = 'failed', finished_at = clock_timestamp(), attempts = $2, problem = $3 WHERE id = $1
+"""
+
+# A loose index scan: one step per actor with pending commands, however deep its mailbox is.
+OVERDUE: Final = """
+WITH RECURSIVE waiting AS (
+    (SELECT actor, accepted_at FROM commands WHERE status = 'accepted' ORDER BY actor, position LIMIT 1)
+    UNION ALL
+    SELECT following.actor, following.accepted_at FROM waiting CROSS JOIN LATERAL (
+        SELECT actor, accepted_at FROM commands
+        WHERE status = 'accepted' AND commands.actor > waiting.actor ORDER BY actor, position LIMIT 1
+    ) AS following
+)
+SELECT actor FROM (SELECT * FROM waiting LIMIT $2) AS bounded
+WHERE accepted_at < clock_timestamp() - make_interval(secs => $1::int / 1000.0)
+"""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What a turn left before it decided. `running`: it never said that it ended."""
+
+    turn: UUID
+    width: int
+    attempts: int
+    suspect_position: int
+    running: bool
+
+
+class Locked(msgspec.Struct, frozen=True):
+    """An actor whose row this transaction holds."""
+
+    head: Head
+    now: datetime
+
+
+async def lock(db: Db, actor: str) -> Locked | None:
+    """Locks the actor until the transaction ends; None when another turn holds it, or there is no such actor."""
+    row = await db.fetchrow(LOCK, actor)
+    return None if row is None else Locked(Head(actor, row["epoch"], row["seq"], row["head"]), row["now"])
+
+
+async def find_mark(db: Db, actor: str) -> Mark | None:
+    row = await db.fetchrow(MARK, actor)
+    return None if row is None else Mark(**row)
+
+
+async def pending(db: Db, actor: str, limit: int) -> list[Record]:
+    """The next commands of the mailbox, in order, at most `limit`."""
+    return list(await db.fetch(PENDING, actor, limit))
+
+
+async def set_mark(db: Db, actor: str, mark: Mark) -> None:
+    await db.execute(SET_MARK, actor, mark.turn, mark.width, mark.attempts, mark.suspect_position)
+
+
+async def clear_mark(db: Db, actor: str) -> None:
+    await db.execute(CLEAR_MARK, actor)
+
+
+async def narrow_mark(db: Db, actor: str, width: int, suspect_position: int) -> None:
+    """Remembers that one of the commands up to `suspect_position` has broken a turn: go on `width` at a time."""
+    await db.execute(NARROW_MARK, actor, width, suspect_position)
+
+
+async def acquit(db: Db, actor: str, turn: UUID) -> None:
+    """Takes back a turn's mark: what ended it was no fault of its commands."""
+    await db.execute(ACQUIT, actor, turn)
+
+
+async def append_journal(db: Db, before: Head, links: Sequence[Link]) -> None:
+    await db.execute(
+        APPEND_JOURNAL,
+        before.actor,
+        before.epoch,
+        [link.entry.seq for link in links],
+        [link.hash for link in links],
+        [link.event for link in links],
+    )
+
+
+async def advance(db: Db, before: Head, decision: Decision, now: datetime, subscribers: Sequence[str]) -> None:
+    """Moves the actor's head and tells its subscribers' positions that there is more."""
+    head = decision.head
+    await db.execute(ADVANCE, head.actor, head.seq, head.hash, now)
+    if subscribers:
+        await db.execute(FALL_BEHIND, head.actor, before.seq, head.seq, sorted(subscribers))
+
+
+async def finish(db: Db, outcomes: Sequence[Outcome], now: datetime, attempts: int) -> None:
+    """Writes every command's outcome."""
+    await db.execute(
+        FINISH,
+        now,
+        attempts,
+        [outcome.command for outcome in outcomes],
+        [outcome.seq for outcome in outcomes],
+        [None if outcome.refusal is None else _encode(outcome.refusal) for outcome in outcomes],
+    )
+
+
+async def bury(db: Db, command: UUID, attempts: int, refusal: Refusal) -> None:
+    """Makes a dead letter of a command, without running it again."""
+    await db.execute(BURY, command, attempts, _encode(refusal))
+
+
+async def overdue(db: Db, older_than_ms: int, limit: int) -> list[str]:
+    """Actors whose oldest pending command has waited longer than `older_than_ms`, among the first `limit` by name."""
+    return [row["actor"] for row in await db.fetch(OVERDUE, older_than_ms, limit)]

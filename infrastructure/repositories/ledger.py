@@ -1,0 +1,225 @@
+"""Loads what a turn needs of a ledger, and saves what its events changed, in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+from asyncpg import Record
+
+from domain.currency import Currencies
+from domain.decision import Link
+from domain.ledger.events import TransactionPosted
+from domain.ledger.handlers import touches
+from domain.ledger.model import Account, Ledger, Profile, Touches
+from domain.messages import Recorded
+from domain.money import parse_minor
+from infrastructure.currencies import ISO_SCALES
+from infrastructure.mailbox import Db
+
+PROFILE: Final = "SELECT id, name, owner, metadata, created_at, version FROM ledgers WHERE id = $1"
+
+ROLES: Final = """
+SELECT users.id, CASE WHEN 'admin' = ANY (users.roles) THEN 'owner' ELSE grants.role END AS role
+FROM users LEFT JOIN grants ON grants.user_id = users.id AND grants.ledger = $1
+WHERE users.id = ANY ($2::uuid[]) AND users.status = 'active'
+"""
+
+ACCOUNTS: Final = """
+SELECT name, currency, scale, type, min_balance, max_balance, metadata, opened_at, version, status,
+    posted_debits, posted_credits, pending_debits, pending_credits
+FROM accounts WHERE ledger = $1 AND name = ANY ($2::text[])
+"""
+
+CURRENCIES: Final = "SELECT code, scale FROM currencies WHERE ledger = $1 AND code = ANY ($2::text[])"
+
+REFERENCES: Final = "SELECT reference FROM transactions WHERE ledger = $1 AND reference = ANY ($2::text[])"
+
+CREATE: Final = """
+INSERT INTO ledgers (id, name, metadata, owner, version, created_at) VALUES ($1, $2, $3, $4, $5, $6)
+"""
+
+KEEP_CURRENCIES: Final = """
+INSERT INTO currencies (ledger, code, scale) SELECT $1, * FROM unnest($2::text[], $3::smallint[])
+"""
+
+OPEN_ACCOUNTS: Final = """
+INSERT INTO accounts (ledger, name, currency, scale, type, min_balance, max_balance, metadata, opened_at, version,
+    posted_debits, posted_credits)
+SELECT $1, * FROM unnest($2::text[], $3::text[], $4::smallint[], $5::text[], $6::numeric[], $7::numeric[], $8::jsonb[],
+    $9::timestamptz[], $10::bigint[], $11::numeric[], $12::numeric[])
+"""
+
+COUNT_ACCOUNTS: Final = "UPDATE ledgers SET accounts = accounts + $2 WHERE id = $1"
+
+MOVE_ACCOUNTS: Final = """
+UPDATE accounts SET posted_debits = moved.debits, posted_credits = moved.credits, version = moved.version
+FROM unnest($2::text[], $3::numeric[], $4::numeric[], $5::bigint[]) AS moved (name, debits, credits, version)
+WHERE accounts.ledger = $1 AND accounts.name = moved.name
+"""
+
+_TRANSACTION = (
+    "ledger", "id", "seq", "status", "reference", "description", "metadata", "effective_at", "recorded_at", "version",
+)  # fmt: skip
+_POSTING = ("ledger", "seq", "posting", "debit", "credit", "currency", "scale", "amount")
+
+_json = msgspec.json.Encoder().encode
+
+
+async def load(db: Db, ledger_id: str, commands: Iterable[Recorded]) -> Ledger:
+    """Everything that `commands` will ask of the ledger, in as few statements as they need."""
+    needed = Touches.none()
+    principals = set()
+    for recorded in commands:
+        touches(recorded.command, needed)
+        principals.add(recorded.principal)
+    row = await db.fetchrow(PROFILE, ledger_id)
+    roles = await db.fetch(ROLES, ledger_id, sorted(principals))
+    return Ledger(
+        id=ledger_id,
+        profile=None if row is None else _profile(row),
+        currencies=Currencies(await _scales(db, ledger_id, needed.currencies), ISO_SCALES),
+        accounts=await _accounts(db, ledger_id, needed.accounts),
+        references=await _references(db, ledger_id, needed.references),
+        roles={row["id"]: row["role"] for row in roles if row["role"] is not None},
+    )
+
+
+async def save(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
+    """Writes what `links` changed. The caller's transaction makes it one with the journal."""
+    if ledger.profile is not None and links[0].entry.seq <= ledger.profile.version:
+        await _create(db, ledger.profile)
+    kept = ledger.currencies.first_used
+    if kept:
+        await db.execute(KEEP_CURRENCIES, ledger.id, list(kept), list(kept.values()))
+    await _save_accounts(db, ledger)
+    posted = [link for link in links if isinstance(link.entry.data, TransactionPosted)]
+    if posted:
+        await _save_transactions(db, ledger, posted, now)
+
+
+def views(ledger: Ledger) -> list[str]:
+    """The cached views that the turn's events made old, by their names within the ledger."""
+    return [f"account:{name}" for name in ledger.changed | ledger.opened]
+
+
+async def _scales(db: Db, ledger_id: str, codes: set[str]) -> dict[str, int]:
+    if not codes:
+        return {}
+    return {row["code"]: row["scale"] for row in await db.fetch(CURRENCIES, ledger_id, sorted(codes))}
+
+
+async def _references(db: Db, ledger_id: str, references: set[str]) -> set[str]:
+    if not references:
+        return set()
+    return {row["reference"] for row in await db.fetch(REFERENCES, ledger_id, sorted(references))}
+
+
+async def _accounts(db: Db, ledger_id: str, names: set[str]) -> dict[str, Account]:
+    if not names:
+        return {}
+    return {row["name"]: _account(row) for row in await db.fetch(ACCOUNTS, ledger_id, sorted(names))}
+
+
+def _profile(row: Record) -> Profile:
+    return Profile(
+        row["id"], row["name"], row["owner"], msgspec.json.decode(row["metadata"]), row["created_at"], row["version"]
+    )
+
+
+def _account(row: Record) -> Account:
+    return Account(
+        name=row["name"],
+        currency=row["currency"],
+        scale=row["scale"],
+        type=row["type"],
+        min_balance=_minor(row["min_balance"]),
+        max_balance=_minor(row["max_balance"]),
+        metadata=msgspec.json.decode(row["metadata"]),
+        opened_at=row["opened_at"],
+        version=row["version"],
+        status=row["status"],
+        posted_debits=int(row["posted_debits"]),
+        posted_credits=int(row["posted_credits"]),
+        pending_debits=int(row["pending_debits"]),
+        pending_credits=int(row["pending_credits"]),
+    )
+
+
+def _minor(value: Decimal | None) -> int | None:
+    return None if value is None else int(value)
+
+
+async def _create(db: Db, profile: Profile) -> None:
+    await db.execute(
+        CREATE,
+        profile.id,
+        profile.name,
+        _json(profile.metadata).decode(),
+        profile.owner,
+        profile.version,
+        profile.created_at,
+    )
+
+
+async def _save_accounts(db: Db, ledger: Ledger) -> None:
+    opened = [ledger.accounts[name] for name in sorted(ledger.opened)]
+    if opened:
+        await db.execute(
+            OPEN_ACCOUNTS,
+            ledger.id,
+            [account.name for account in opened],
+            [account.currency for account in opened],
+            [account.scale for account in opened],
+            [account.type for account in opened],
+            [account.min_balance for account in opened],
+            [account.max_balance for account in opened],
+            [_json(account.metadata).decode() for account in opened],
+            [account.opened_at for account in opened],
+            [account.version for account in opened],
+            [account.posted_debits for account in opened],
+            [account.posted_credits for account in opened],
+        )
+        await db.execute(COUNT_ACCOUNTS, ledger.id, len(opened))
+    moved = [ledger.accounts[name] for name in sorted(ledger.changed - ledger.opened)]
+    if moved:
+        await db.execute(
+            MOVE_ACCOUNTS,
+            ledger.id,
+            [account.name for account in moved],
+            [account.posted_debits for account in moved],
+            [account.posted_credits for account in moved],
+            [account.version for account in moved],
+        )
+
+
+async def _save_transactions(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
+    transactions = []
+    postings = []
+    for link in links:
+        event, seq = link.entry.data, link.entry.seq
+        if not isinstance(event, TransactionPosted):
+            continue
+        transactions.append(
+            (
+                ledger.id,
+                event.transaction,
+                seq,
+                "posted",
+                event.reference,
+                event.description,
+                _json(event.metadata).decode(),
+                datetime.fromisoformat(event.effective_at),
+                now,
+                seq,
+            )
+        )
+        for index, line in enumerate(event.postings):
+            scale = ledger.accounts[line.debit].scale
+            amount = parse_minor(line.amount, scale)
+            postings.append((ledger.id, seq, index, line.debit, line.credit, line.currency, scale, amount))
+    await db.copy_records_to_table("transactions", records=transactions, columns=_TRANSACTION)
+    await db.copy_records_to_table("postings", records=postings, columns=_POSTING)

@@ -1,0 +1,62 @@
+"""The Celery application: queues, routing and the beat schedule. A message is a doorbell; Postgres holds the truth.
+
+The settings are the measured ones: acknowledged late and given back when a worker dies, one message at a time, JSON
+only, no results, and time limits on every socket so that a half-open connection can't freeze a worker.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from celery import Celery
+from kombu import Queue
+
+from infrastructure.settings import load
+
+QUEUES: Final = ("ledgers", "events", "maintenance")
+QUEUE_OF_ACTOR: Final = {"ledger": "ledgers"}
+"""Which queue serves which type of actor."""
+
+SWEEP_PERIOD_S: Final = 5.0
+
+app = Celery("daybook", include=["tasks.turns", "tasks.deliveries", "tasks.sweeps"])
+app.conf.update(
+    broker_url=load().broker_url,
+    result_backend=None,
+    task_ignore_result=True,
+    task_serializer="json",
+    accept_content=["json"],
+    event_serializer="json",
+    task_queues=[Queue(name) for name in QUEUES],
+    task_default_queue="maintenance",
+    task_create_missing_queues=False,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_time_limit=60,
+    worker_prefetch_multiplier=1,
+    worker_disable_prefetch=True,
+    worker_max_memory_per_child=400_000,
+    worker_hijack_root_logger=False,
+    worker_soft_shutdown_timeout=4,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={
+        "visibility_timeout": 300,
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 5,
+        "socket_connect_timeout": 2,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+    },
+    beat_schedule={
+        "sweep": {
+            "task": "tasks.sweeps.sweep",
+            "schedule": SWEEP_PERIOD_S,
+            # An old sweep is worth nothing: one that waited longer than the next one's turn is dropped.
+            "options": {"queue": "maintenance", "expires": SWEEP_PERIOD_S},
+        }
+    },
+    beat_max_loop_interval=5,
+)

@@ -1,0 +1,105 @@
+"""The doorbell: wakes a worker for an actor. Best effort: it may be lost, doubled or late, and nothing breaks.
+
+Ringing never blocks its caller. One thread takes what was rung, drops actors whose bell is outstanding (a key in
+Redis that the worker deletes before it looks), and publishes the rest in one batch.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from infrastructure.settings import Settings
+from tasks.app import QUEUE_OF_ACTOR, app
+
+log = structlog.get_logger(__name__)
+
+OUTSTANDING_MS: Final = 1_000
+_BATCH: Final = 500
+_BACKLOG: Final = 10_000
+
+Ring = tuple[str, str, tuple[str, ...], str | None]
+"""Queue, task name, arguments, correlation id."""
+
+
+def bell_key(*names: str) -> str:
+    """The key that says a bell is outstanding."""
+    return ":".join(("bell", *names))
+
+
+class Doorbell:
+    """Rings for one process. Make it after the fork; `close` it at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._redis = Redis.from_url(settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
+        self._rung: queue.Queue[Ring | None] = queue.Queue(_BACKLOG)
+        self._thread = threading.Thread(target=self._serve, name="doorbell", daemon=True)
+        self._thread.start()
+
+    def ring(self, actor: str, correlation_id: str | None = None) -> None:
+        """Wakes a worker for `actor`. Returns at once."""
+        target = QUEUE_OF_ACTOR.get(actor.partition(":")[0])
+        if target is not None:
+            self._put((target, "tasks.turns.run", (actor,), correlation_id))
+
+    def ring_delivery(self, subscriber: str, actor: str) -> None:
+        """Wakes a worker to deliver `actor`'s journal to `subscriber`. Returns at once."""
+        self._put(("events", "tasks.deliveries.deliver", (subscriber, actor), None))
+
+    def close(self) -> None:
+        """Publishes what was rung and ends the thread, within two seconds."""
+        self._put(None)
+        self._thread.join(2)
+        self._redis.close()
+
+    def _put(self, ring: Ring | None) -> None:
+        try:
+            self._rung.put_nowait(ring)
+        except queue.Full:
+            log.warning("doorbell_overrun")
+
+    def _serve(self) -> None:
+        while True:
+            rings, more = self._collect()
+            if rings:
+                try:
+                    self._publish(self._unanswered(rings))
+                except (OperationalError, OSError, RuntimeError) as error:
+                    # The sweep finds what nobody was woken for.
+                    log.warning("doorbell_failed", rings=len(rings), error=str(error))
+            if not more:
+                return
+
+    def _collect(self) -> tuple[list[Ring], bool]:
+        """Waits for a ring, and takes what else has been rung, each once. False when the bell is being closed."""
+        taken: dict[tuple[str, ...], Ring] = {}
+        ring = self._rung.get()
+        while ring is not None:
+            taken[ring[2]] = ring
+            if len(taken) >= _BATCH or self._rung.empty():
+                return list(taken.values()), True
+            ring = self._rung.get()
+        return list(taken.values()), False
+
+    def _unanswered(self, rings: list[Ring]) -> list[Ring]:
+        """Those whose bell was not outstanding; now it is. With Redis down, all of them."""
+        try:
+            with self._redis.pipeline(transaction=False) as pipe:
+                for ring in rings:
+                    pipe.set(bell_key(*ring[2]), b"1", nx=True, px=OUTSTANDING_MS)
+                return [ring for ring, new in zip(rings, pipe.execute(), strict=True) if new]
+        except RedisError:
+            return rings
+
+    def _publish(self, rings: Iterable[Ring]) -> None:
+        with app.producer_or_acquire() as producer, producer.batch():
+            for target, task, arguments, correlation_id in rings:
+                headers = {} if correlation_id is None else {"correlation": correlation_id}
+                app.send_task(task, arguments, queue=target, producer=producer, headers=headers, retry=False)

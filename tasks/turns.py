@@ -1,0 +1,55 @@
+"""The task behind the doorbell: an actor's turns."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import structlog
+from celery import Task
+
+from tasks.app import app
+from tasks.doorbell import bell_key
+from tasks.runtime import runtime
+from workers.notices import Notices
+from workers.subscribers import names
+from workers.turn import Turns
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_NAME: Final = 200
+
+
+@lru_cache(maxsize=1)
+def turns() -> Turns:
+    """The turns of this process."""
+    process = runtime()
+    return Turns(
+        process.pool,
+        process.marks,
+        Notices(process.redis),
+        process.settings,
+        names(process.settings),
+        process.doorbell.ring_delivery,
+    )
+
+
+@app.task(name="tasks.turns.run", bind=True)  # type: ignore[untyped-decorator]
+def run(self: Task, actor: str) -> None:
+    """Takes `actor`'s turns until its mailbox is empty or time is up; then it rings again, behind the others.
+
+    Whatever the message says is looked up in the daybook: a name that is no actor's does nothing.
+    """
+    if not isinstance(actor, str) or len(actor) > _LONGEST_NAME:
+        log.warning("not_an_actor")
+        return
+    process = runtime()
+    correlation_id = (self.request.headers or {}).get("correlation")
+    with structlog.contextvars.bound_contextvars(actor=actor, correlation_id=correlation_id):
+        if process.run(_work(actor)):
+            process.doorbell.ring(actor, correlation_id)
+
+
+async def _work(actor: str) -> bool:
+    await turns().notices.answer(bell_key(actor))
+    return await turns().work(actor)

@@ -1,0 +1,56 @@
+"""What a turn tells the rest after, and a little before, its commit: caches to forget, waiters to look, subscribers to come.
+
+All of it is hints. Redis may be down: then cached views are healed by the `redis` subscriber and bounded by their
+time to live, waiters look once a second, and sweeps ring the subscribers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from infrastructure import cache
+
+log = structlog.get_logger(__name__)
+
+TURNS_CHANNEL: Final = "daybook:turns"
+
+
+@dataclass(frozen=True, slots=True)
+class Notices:
+    """The turn's line to Redis."""
+
+    redis: Redis
+
+    async def answer(self, bell: str) -> None:
+        """Says that the bell was heard: from now on a new command rings again. Before the first look."""
+        try:
+            await self.redis.delete(bell)
+        except (RedisError, OSError) as error:
+            log.warning("bell_not_answered", bell=bell, error=str(error))
+
+    async def begin(self, actor: str, views: Sequence[str]) -> None:
+        """Bars the views that this turn changes from being served or filled until `announce`. Before the commit."""
+        try:
+            await cache.begin_write(self.redis, _ledger(actor), views)
+        except (RedisError, OSError) as error:
+            log.warning("views_not_barred", actor=actor, error=str(error))
+
+    async def announce(self, actor: str, views: Sequence[str]) -> None:
+        """Frees the views, in their new state, and wakes whoever waits for a command of `actor`. After the commit."""
+        try:
+            async with self.redis.pipeline(transaction=False) as pipe:
+                cache.end_write(pipe, _ledger(actor), views)
+                pipe.publish(TURNS_CHANNEL, actor)
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            log.warning("turn_not_announced", actor=actor, error=str(error))
+
+
+def _ledger(actor: str) -> str:
+    return actor.partition(":")[2]

@@ -1,0 +1,66 @@
+"""Finds the work nobody was woken for, so that a lost doorbell delays and never loses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+import structlog
+from asyncpg import Record
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from infrastructure import mailbox
+from infrastructure.settings import Settings
+from workers import delivery
+
+log = structlog.get_logger(__name__)
+
+_AT_MOST: Final = 200
+_LONG_QUEUE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Rings overdue actors and deliveries. Silent for a queue so long that ringing would only make it longer.
+
+    `broker` is where queues can be measured; None where the broker is not Redis.
+    """
+
+    pool: asyncpg.Pool[Record]
+    broker: Redis | None
+    settings: Settings
+    ring: Callable[[str], None]
+    ring_delivery: Callable[[str, str], None]
+
+    async def run(self) -> int:
+        """One sweep, bounded. Answers how many bells it rang."""
+        return await self._sweep_mailboxes() + await self._sweep_deliveries()
+
+    async def _sweep_mailboxes(self) -> int:
+        if await self._is_long("ledgers"):
+            return 0
+        overdue = await mailbox.overdue(self.pool, self.settings.sweep_ms, _AT_MOST)
+        for actor in overdue:
+            self.ring(actor)
+        if overdue:
+            log.info("swept_mailboxes", actors=len(overdue))
+        return len(overdue)
+
+    async def _sweep_deliveries(self) -> int:
+        if await self._is_long("events"):
+            return 0
+        due = await delivery.due(self.pool, _AT_MOST)
+        for subscriber, actor in due:
+            self.ring_delivery(subscriber, actor)
+        return len(due)
+
+    async def _is_long(self, queue: str) -> bool:
+        if self.broker is None:
+            return False
+        try:
+            return int(await self.broker.llen(queue)) > _LONG_QUEUE
+        except (RedisError, OSError):
+            return False

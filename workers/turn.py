@@ -1,0 +1,233 @@
+"""A turn: lock one actor, take the next commands of its mailbox, decide them in memory, write everything at once.
+
+A command that breaks the turn (an exception, a kill, a time limit) must hurt only itself. So before deciding, a turn
+commits a mark on a second connection, and its own commit takes the mark away. The next turn that finds a mark still
+`running` takes half as many commands, down to one; a command alone that has broken `turn_attempts` turns becomes a dead
+letter without being run again. The mark remembers how far the suspects reach, so that the search stays a bisection
+after the half without the culprit has gone through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from itertools import accumulate
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import structlog
+from asyncpg import Record
+from uuid_utils import uuid7
+
+from domain.catalog import APPLIERS, HANDLERS, KINDS
+from domain.decision import Decision, Head, Rulebook, decide
+from domain.ledger.model import Ledger
+from domain.messages import Command, Recorded, Refusal
+from infrastructure import mailbox
+from infrastructure.mailbox import Db, Locked, Mark
+from infrastructure.repositories import ledger as ledgers
+from infrastructure.settings import Settings
+from workers.notices import Notices
+
+log = structlog.get_logger(__name__)
+
+RULES: Final = Rulebook(HANDLERS, APPLIERS)
+DECODERS: Final = {kind: msgspec.json.Decoder(command) for kind, command in KINDS.items()}
+FAILED: Final = Refusal("command_failed", "The command broke its turn each time it was run, and was set aside.")
+ACQUIT_PAUSES_S: Final = (0.1, 0.5, 1, 2, 4, 8)
+
+
+class Result(Enum):
+    """How a turn ended."""
+
+    BUSY = "busy"
+    """Somebody else holds the actor, or there is no such actor."""
+    EMPTY = "empty"
+    """Nothing was pending."""
+    DONE = "done"
+    """Commands were applied or set aside; there may be more."""
+    BROKEN = "broken"
+    """A command broke it. Its mark is left for the next turn to be narrower."""
+
+
+class BrokenTurn(Exception):
+    """One of the turn's commands can't be decided or written; the cause says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a turn did: how many commands it finished, and which views it made old."""
+
+    commands: int
+    views: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What the turns of a process share: connections for work and, apart from them, for marks."""
+
+    work_pool: asyncpg.Pool[Record]
+    mark_pool: asyncpg.Pool[Record]
+    notices: Notices
+    settings: Settings
+    subscribers: Sequence[str]
+    ring_delivery: Callable[[str, str], None]
+
+    async def work(self, actor: str) -> bool:
+        """Takes turns until the mailbox is empty. True: time is up and there may be more, so ring again.
+
+        After each commit the loop looks once more, lock released: a command accepted between a turn's last look and
+        its release has found the lock taken, and nobody else will come for it.
+        """
+        until = time.monotonic() + self.settings.turn_time_ms / 1000
+        while time.monotonic() < until:
+            if await self.take(actor) in (Result.BUSY, Result.EMPTY):
+                return False
+        return True
+
+    async def take(self, actor: str) -> Result:
+        """Takes one turn.
+
+        Raises what went wrong outside (a lost connection, a full disk), having taken the mark back: that is no
+        command's fault, and the actor is rung again later.
+        """
+        turn = UUID(bytes=uuid7().bytes)
+        try:
+            async with self.work_pool.acquire() as db:
+                async with db.transaction():
+                    taken = await self._take(db, actor, turn)
+            if isinstance(taken, Finished):
+                await self.notices.announce(actor, taken.views)
+                for subscriber in self.subscribers:
+                    self.ring_delivery(subscriber, actor)
+                return Result.DONE
+            return taken
+        except BrokenTurn as broken:
+            log.error("turn_broken", actor=actor, exc_info=broken.__cause__)
+            return Result.BROKEN
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await self._acquit(actor, turn)
+            raise
+
+    async def _take(self, db: Db, actor: str, turn: UUID) -> Result | Finished:
+        locked = await mailbox.lock(db, actor)
+        if locked is None:
+            return Result.BUSY
+        mark = await mailbox.find_mark(db, actor)
+        rows = await mailbox.pending(db, actor, self._width(mark))
+        if not rows:
+            await mailbox.clear_mark(db, actor)
+            return Result.EMPTY
+        if mark is not None and self._is_spent(mark, rows[0]):
+            return await self._bury(db, actor, rows[0], mark.attempts)
+        return await self._apply(db, locked, mark, turn, self._bounded(rows))
+
+    def _width(self, mark: Mark | None) -> int:
+        if mark is None:
+            return self.settings.turn_commands
+        return max(1, mark.width // 2) if mark.running else mark.width
+
+    def _is_spent(self, mark: Mark, first: Record) -> bool:
+        alone = mark.width == 1 and mark.suspect_position == first["position"]
+        return mark.running and alone and mark.attempts >= self.settings.turn_attempts
+
+    def _bounded(self, rows: Sequence[Record]) -> Sequence[Record]:
+        postings = list(accumulate(row["weight"] for row in rows))
+        return rows[: max(1, bisect_right(postings, self.settings.turn_postings))]
+
+    async def _bury(self, db: Db, actor: str, row: Record, attempts: int) -> Finished:
+        await mailbox.bury(db, row["id"], attempts, FAILED)
+        await mailbox.clear_mark(db, actor)
+        log.error("dead_letter", actor=actor, command=str(row["id"]), kind=row["kind"], attempts=attempts)
+        return Finished(1)
+
+    async def _apply(self, db: Db, locked: Locked, mark: Mark | None, turn: UUID, rows: Sequence[Record]) -> Finished:
+        actor = locked.head.actor
+        fresh = _mark_of(turn, rows, mark)
+        await mailbox.set_mark(self.mark_pool, actor, fresh)
+        with _blaming_commands():
+            commands = [_decoded(row) for row in rows]
+            ledger = await ledgers.load(db, _id_of(actor), commands)
+            now = max(locked.now, rows[-1]["accepted_at"])
+            decision = decide(ledger, locked.head, commands, now, RULES)
+            touched = ledgers.views(ledger)
+            await both(
+                self._flush(db, locked.head, ledger, decision, now, max(1, fresh.attempts)),
+                self.notices.begin(actor, touched),
+            )
+        if mark is not None and mark.suspect_position > fresh.suspect_position:
+            await mailbox.narrow_mark(db, actor, max(1, fresh.width // 2), mark.suspect_position)
+        else:
+            await mailbox.clear_mark(db, actor)
+        return Finished(len(rows), touched)
+
+    async def _flush(
+        self, db: Db, before: Head, ledger: Ledger, decision: Decision, now: datetime, attempts: int
+    ) -> None:
+        if decision.links:
+            await mailbox.append_journal(db, before, decision.links)
+            await ledgers.save(db, ledger, decision.links, now)
+            await mailbox.advance(db, before, decision, now, self.subscribers)
+        await mailbox.finish(db, decision.outcomes, now, attempts)
+
+    async def _acquit(self, actor: str, turn: UUID) -> None:
+        """Takes the mark back as soon as Postgres answers again; if it does not, the turn counts as broken."""
+        for pause_s in ACQUIT_PAUSES_S:
+            try:
+                await mailbox.acquit(self.mark_pool, actor, turn)
+                return
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await asyncio.sleep(pause_s)
+        log.warning("mark_left", actor=actor, turn=str(turn))
+
+
+@contextmanager
+def _blaming_commands() -> Iterator[None]:
+    """Tells what is the commands' fault from what went wrong outside: see rule 5 of the design."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        if (error.sqlstate or "")[:2] in ("22", "23"):
+            raise BrokenTurn from error
+        raise
+    except (OSError, TimeoutError, asyncpg.InterfaceError):
+        raise
+    except Exception as error:
+        raise BrokenTurn from error
+
+
+def _mark_of(turn: UUID, rows: Sequence[Record], before: Mark | None) -> Mark:
+    """The mark of a turn over `rows`: only a command alone in its turn can be sure to have broken it."""
+    last = rows[-1]["position"]
+    again = before is not None and len(rows) == 1 and before.width == 1 and before.suspect_position == last
+    attempts = before.attempts + 1 if before is not None and again else 1
+    return Mark(turn, len(rows), attempts, last, True)
+
+
+def _decoded(row: Record) -> Recorded:
+    command: Command = DECODERS[row["kind"]].decode(row["payload"])
+    return Recorded(
+        row["id"], row["position"], row["kind"], command, row["principal"], row["correlation_id"], row["accepted_at"]
+    )
+
+
+def _id_of(actor: str) -> str:
+    return actor.partition(":")[2]
+
+
+async def both(first: Awaitable[None], second: Awaitable[None]) -> None:
+    """Awaits both to their ends, then raises what the first, else the second, raised.
+
+    Unlike a bare gather it leaves nothing running on a connection that the caller is about to roll back.
+    """
+    for result in await asyncio.gather(first, second, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
