@@ -8,13 +8,12 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-from asyncpg import Connection, Record
-from asyncpg.pool import PoolConnectionProxy
+from asyncpg import Record
 
 from domain.decision import Decision, Head, Link, Outcome
 from domain.messages import Refusal
+from infrastructure.postgres import Db
 
-Db = Connection[Record] | PoolConnectionProxy[Record]
 
 # Locks the actor's row alone: reading anything else in the same statement could return a snapshot older than the lock.
 LOCK: Final = """

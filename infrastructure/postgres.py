@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import asyncpg
 from asyncpg import Record
 
 from infrastructure.settings import Settings
+
+# A string, since asyncpg's classes are generic to type checkers only.
+Db: TypeAlias = "asyncpg.Connection[Record] | asyncpg.pool.PoolConnectionProxy[Record] | asyncpg.Pool[Record]"
+"""Whatever runs a statement."""
 
 IDLE_IN_TRANSACTION_MS = 30_000
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 from infrastructure.settings import load
 

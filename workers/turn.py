@@ -32,7 +32,8 @@ from domain.decision import Decision, Head, Rulebook, decide
 from domain.ledger.model import Ledger
 from domain.messages import Command, Recorded, Refusal
 from infrastructure import mailbox
-from infrastructure.mailbox import Db, Locked, Mark
+from infrastructure.mailbox import Locked, Mark
+from infrastructure.postgres import Db
 from infrastructure.repositories import ledger as ledgers
 from infrastructure.settings import Settings
 from workers.notices import Notices

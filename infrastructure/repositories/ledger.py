@@ -18,7 +18,7 @@ from domain.ledger.model import Account, Ledger, Profile, Touches
 from domain.messages import Recorded
 from domain.money import parse_minor
 from infrastructure.currencies import ISO_SCALES
-from infrastructure.mailbox import Db
+from infrastructure.postgres import Db
 
 PROFILE: Final = "SELECT id, name, owner, metadata, created_at, version FROM ledgers WHERE id = $1"
 
