@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
 from infrastructure import settings
 from infrastructure.migrations import upgrade
+from infrastructure.postgres import open_pool
+from infrastructure.settings import Settings
+
+# Held while the first user is made, so that two at once make one.
+LOCK: Final = "SELECT pg_advisory_lock(hashtext('daybook prepare'))"
+HAS_USERS: Final = "SELECT EXISTS (SELECT FROM users)"
 
 
 def migrate() -> None:
     """Bring the database's schema to the newest version. Several may run at once."""
     upgrade(settings.load().database_url)
+
+
+def prepare() -> None:
+    """Migrate, create what is missing in Kafka, and the first user if there is none. Safe to repeat."""
+    migrate()
+    asyncio.run(_prepare(settings.load()))
+
+
+async def _prepare(chosen: Settings) -> None:
+    from infrastructure.topics import ensure_topics
+
+    async with await open_pool(chosen, application="prepare", size=2) as pool, pool.acquire() as connection:
+        await connection.execute(LOCK)
+        if await ensure_topics(connection, chosen.kafka_servers):
+            print("Created the topics in Kafka; every event is published again.")
+        if chosen.admin_password:
+            await _create_first_user(pool, connection, chosen)
+
+
+async def _create_first_user(pool: asyncpg.Pool, connection: PoolConnectionProxy, chosen: Settings) -> None:
+    from infrastructure.users import add_user
+
+    if not await connection.fetchval(HAS_USERS):
+        await add_user(pool, chosen.admin_username, chosen.admin_password, ["admin"])
+        print(f"Created the user {chosen.admin_username}.")

@@ -82,6 +82,15 @@ class Settings:
     )
     broker_url: str = _setting("", _text, "Celery's broker; the same as `DAYBOOK_REDIS_URL` when unset", secret=True)
     kafka_servers: str = _setting("", _text, "Kafka bootstrap servers, `host:port,host:port`")
+    kafka_security: str = _setting(
+        "plaintext", _choice("plaintext", "ssl", "sasl_plaintext", "sasl_ssl"), "how Kafka's connections are protected"
+    )
+    kafka_mechanism: str = _setting(
+        "SCRAM-SHA-512", _choice("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"), "how Kafka is told the password, with SASL"
+    )
+    kafka_username: str = _setting("", _text, "user name at Kafka, with SASL")
+    kafka_password: str = _setting("", _text, "password at Kafka, with SASL", secret=True)
+    kafka_ca_file: str = _setting("", _text, "certificates of the authority Kafka's is signed by, with SSL")
     secret_key: str = _setting("", _secret, "signs access and refresh tokens; at least 32 random bytes", secret=True)
 
     host: str = _setting("127.0.0.1", _text, "address the API listens on")
@@ -110,6 +119,12 @@ class Settings:
     cache_ttl_s: int = _setting(300, _number(1, 86_400), "seconds a cached view lives at the longest")
     handlers: tuple[str, ...] = _setting((), _names, "modules with `@on(Event)` handlers to load, comma-separated")
 
+    instance: int = _setting(1, _number(1, 1_000), "this process's number within its pool; `daybook up` counts them")
+    state_dir: str = _setting(".daybook", _text, "folder for beat's schedule, and for the servers of `daybook up`")
+    admin_username: str = _setting("admin", _text, "name of the first user, whom `daybook prepare` creates")
+    admin_password: str = _setting(
+        "", _text, "the first user's password; without it none is created; only `daybook prepare` reads it", secret=True
+    )
     flower_host: str = _setting("127.0.0.1", _text, "address Flower listens on")
     flower_port: int = _setting(5555, _number(1, 65535), "port Flower listens on")
     flower_user: str = _setting("operator", _text, "Flower's user name")

@@ -1,0 +1,104 @@
+"""`daybook api`, `worker`, `beat` and `flower`: each becomes one of the processes that the Procfile names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from infrastructure import settings
+from infrastructure.settings import SettingsError
+
+if TYPE_CHECKING:
+    from litestar.types import ASGIApp
+
+# Clients that are still waiting for an answer get this long; `daybook up` allows 10 s for everything.
+GRACE_S: Final = 3
+# Flower keeps tasks in memory.
+FLOWER_TASKS: Final = 10_000
+
+
+def api() -> None:
+    """Run the HTTP API."""
+    import uvicorn
+
+    chosen = settings.load()
+    several = chosen.api_processes > 1
+    uvicorn.run(
+        "cli.serve:create_child_app" if several else "api.app:create_app",
+        factory=True,
+        host=chosen.host,
+        port=chosen.port,
+        workers=chosen.api_processes if several else None,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        # the application writes its own line for each request, and judges proxies itself
+        access_log=False,
+        log_level=chosen.log_level,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def create_child_app() -> ASGIApp:
+    """The application in one of several processes, which end with the one that started them."""
+    from api.app import create_app
+
+    from infrastructure.processes import die_with_parent
+
+    die_with_parent()
+    return create_app()
+
+
+def worker(pool: str) -> NoReturn:
+    """Run a Celery worker.
+
+    Parameters
+    ----------
+    pool
+        The queue it serves: ledgers, events or maintenance.
+    """
+    instance = settings.load().instance
+    # by default Celery waits for ever on SIGTERM; as SIGQUIT it gives a turn a few seconds, then puts it back
+    os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+    _become_celery(
+        "worker",
+        *("--queues", pool, "--hostname", f"{pool}-{instance}@%h", "--concurrency", "1"),
+        *("--without-gossip", "--without-mingle", "--task-events"),
+        *("--loglevel", settings.load().log_level),
+    )
+
+
+def beat() -> NoReturn:
+    """Run Celery's scheduler. One is enough, and two do no harm but ring twice."""
+    state = Path(settings.load().state_dir)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _become_celery(
+        "beat",
+        *("--schedule", str(state / "beat-schedule"), "--pidfile", "", "--loglevel", settings.load().log_level),
+    )
+
+
+def flower() -> NoReturn:
+    """Run Flower, Celery's monitor, behind a password and for reading only."""
+    chosen = settings.load()
+    if not chosen.flower_password or "," in chosen.flower_password:
+        raise SettingsError(
+            "DAYBOOK_FLOWER_PASSWORD must be set, without a comma: Flower does not run open to everybody."
+        )
+    # in the environment, since everybody can read the arguments of a process
+    os.environ["FLOWER_BASIC_AUTH"] = f"{chosen.flower_user}:{chosen.flower_password}"
+    _become_celery(
+        "flower",
+        *(f"--address={chosen.flower_host}", f"--port={chosen.flower_port}"),
+        *("--read_only=True", f"--max_tasks={FLOWER_TASKS}", f"--logging={chosen.log_level}"),
+    )
+
+
+def _become_celery(*arguments: str) -> NoReturn:
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "tasks.app", *arguments])
