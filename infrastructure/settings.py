@@ -92,6 +92,9 @@ class Settings:
     kafka_password: str = _setting("", _text, "password at Kafka, with SASL", secret=True)
     kafka_ca_file: str = _setting("", _text, "certificates of the authority Kafka's is signed by, with SSL")
     secret_key: str = _setting("", _secret, "signs access and refresh tokens; at least 32 random bytes", secret=True)
+    former_secret_key: str = _setting(
+        "", _secret, "the secret key before this one; its tokens stay good until they expire", secret=True
+    )
 
     host: str = _setting("127.0.0.1", _text, "address the API listens on")
     port: int = _setting(8000, _number(1, 65535), "port the API listens on")

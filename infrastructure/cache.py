@@ -1,0 +1,148 @@
+"""The cache in Redis, and the protocol that keeps old values out of it.
+
+A slot is one of: absent; a lease `L:{token}`, somebody is reading Postgres to fill it; a tombstone `X`, a turn that
+changes it is about to commit; a value `V:…`. Only a value is ever served.
+
+- A filler takes the lease with NX, reads Postgres, and stores only where its own lease still stands.
+- A turn puts tombstones (`begin_write`) before it commits and removes them (`end_write`) afterwards. So between its
+  commit and its end no older value can be served, and a filler that read before the commit has lost its lease.
+- A crash in between is bounded by the tombstone's 30 s. A value is bounded by its time to live.
+
+Keys: `view:{ledger}:{what}` with `what` one of `account:{name}`, `transaction:{id}`, holding
+`V:{epoch}.{version}.{seq}\\n{json}`; `seq:{ledger}` holding `V:{epoch}.{seq}`, the ledger's newest; lists in keys that
+name the seq they were read at, so that they never change: `list:{ledger}:{epoch}.{seq}:{path?query}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from infrastructure.redis import RedisUnavailable, Script, SharedRedis
+
+TOMBSTONE: Final = b"X"
+TOMBSTONE_MS: Final = 30_000
+LEASE_MS: Final = 2_000
+
+# KEYS: slot. ARGV: lease, value (empty: there is nothing to store), milliseconds to live. 1 when the lease still stood.
+STORE: Final = Script("""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1
+""")
+
+
+def view_key(ledger: str, what: str) -> str:
+    """Where a single thing is kept: `what` is `account:{name}` or `transaction:{id}`."""
+    return f"view:{ledger}:{what}"
+
+
+def seq_key(ledger: str) -> str:
+    """Where the ledger's newest seq is kept."""
+    return f"seq:{ledger}"
+
+
+def list_key(ledger: str, seq: str, tail: str) -> str:
+    """Where a list is kept as it was at `seq` (`{epoch}.{seq}`); `tail` is its path and query."""
+    return f"list:{ledger}:{seq}:{tail}"
+
+
+async def begin_write(redis: Redis, ledger: str, views: Sequence[str]) -> None:
+    """Bars `views` and the ledger's seq from being served or filled. Call it before the commit that changes them."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in _keys(ledger, views):
+            pipe.set(key, TOMBSTONE, px=TOMBSTONE_MS)
+        await pipe.execute()
+
+
+def end_write(pipe: Any, ledger: str, views: Sequence[str]) -> None:
+    """Adds to a pipeline what opens them again, to be filled from what is committed. Call it after the commit."""
+    pipe.delete(*_keys(ledger, views))
+
+
+def _keys(ledger: str, views: Sequence[str]) -> list[str]:
+    return [seq_key(ledger), *(view_key(ledger, what) for what in views)]
+
+
+class _Flight:
+    """A fill under way. Who joins before it reads Postgres may have its answer whatever becomes of the store."""
+
+    __slots__ = ("reading", "task")
+
+    def __init__(self) -> None:
+        self.reading = False
+        self.task: asyncio.Task[tuple[bytes | None, bool]]
+
+
+class Cache:
+    """The API's side: slots filled from Postgres, by one request at a time for each key."""
+
+    def __init__(self, redis: SharedRedis) -> None:
+        self._redis = redis
+        self._flights: dict[str, _Flight] = {}
+
+    async def get(self, key: str) -> bytes | None:
+        """The slot's value; None for an absent one, a lease or a tombstone. Raises RedisUnavailable."""
+        return value_of(await self._redis.call("GET", key))
+
+    async def fill(self, key: str, read: Callable[[], Awaitable[bytes | None]], ttl_s: float) -> bytes | None:
+        """Reads a value with `read` and stores it for `ttl_s` seconds, if nothing changes it meanwhile.
+
+        `read` answers the whole slot, beginning with `V:`, or None when there is nothing, which is not stored. What
+        comes back was read after this call began, or was still the newest after it began: with Redis or without.
+        """
+        while True:
+            flight = self._flights.get(key)
+            if flight is None:
+                flight = self._flights[key] = _Flight()
+                flight.task = asyncio.create_task(self._fly(flight, key, read, ttl_s))
+            early = not flight.reading
+            value, stored = await asyncio.shield(flight.task)
+            if early or stored:
+                return value
+
+    async def put_list(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Stores a list under a key that names its seq (see `list_key`). Best effort: Redis may be down."""
+        try:
+            await self._redis.call("SET", key, value, "EX", max(1, int(ttl_s)))
+        except RedisUnavailable:
+            return
+
+    async def drop(self, *keys: str) -> None:
+        """Deletes slots, and with them the leases of those who are filling them. Raises RedisUnavailable."""
+        await self._redis.call("DEL", *keys)
+
+    async def _fly(
+        self, flight: _Flight, key: str, read: Callable[[], Awaitable[bytes | None]], ttl_s: float
+    ) -> tuple[bytes | None, bool]:
+        try:
+            lease = await self._lease(key)
+            flight.reading = True
+            value = await read()
+            return value, lease is not None and await self._store(key, lease, value, ttl_s)
+        finally:
+            del self._flights[key]
+
+    async def _lease(self, key: str) -> str | None:
+        lease = f"L:{secrets.token_hex(8)}"
+        try:
+            taken = await self._redis.call("SET", key, lease, "NX", "PX", LEASE_MS)
+        except RedisUnavailable:
+            return None
+        return lease if taken is not None else None
+
+    async def _store(self, key: str, lease: str, value: bytes | None, ttl_s: float) -> bool:
+        try:
+            stored = await self._redis.run(STORE, (key,), (lease, value or b"", max(1, int(ttl_s * 1000))))
+        except RedisUnavailable:
+            return False
+        return bool(stored == 1)
+
+
+def value_of(slot: bytes | None) -> bytes | None:
+    """The slot itself if it holds a value, else None."""
+    return slot if slot is not None and slot.startswith(b"V:") else None

@@ -1,0 +1,64 @@
+"""Users and their credentials, which nothing else keeps: no command, event or log ever holds a password or its hash."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from asyncpg import Record
+from uuid_utils.compat import uuid7
+
+from infrastructure.passwords import hash_password
+
+INSERT_USER: Final = "INSERT INTO users (id, username, roles) VALUES ($1, $2, $3)"
+
+INSERT_CREDENTIALS: Final = "INSERT INTO credentials (user_id, password_hash) VALUES ($1, $2)"
+
+FIND_USER: Final = """
+SELECT users.id, username, roles, status = 'active' AS active, password_hash
+FROM users LEFT JOIN credentials ON user_id = users.id WHERE username = $1
+"""
+
+GRANTS_OF_USER: Final = "SELECT ledger, role FROM grants WHERE user_id = $1 ORDER BY ledger LIMIT 1000"
+
+
+class UsernameTaken(Exception):
+    """There is a user of that name already."""
+
+
+class User(msgspec.Struct, frozen=True):
+    """A user as the login sees it."""
+
+    id: UUID
+    username: str
+    roles: tuple[str, ...]
+    active: bool
+    password_hash: str | None
+
+
+async def add_user(pool: asyncpg.Pool[Record], username: str, password: str, roles: Sequence[str]) -> UUID:
+    """Creates a user with a password, and gives its id. Raises UsernameTaken."""
+    password_hash = await asyncio.to_thread(hash_password, password)
+    user_id: UUID = uuid7()
+    async with pool.acquire() as connection, connection.transaction():
+        try:
+            await connection.execute(INSERT_USER, user_id, username, list(roles))
+        except asyncpg.UniqueViolationError as error:
+            raise UsernameTaken(username) from error
+        await connection.execute(INSERT_CREDENTIALS, user_id, password_hash)
+    return user_id
+
+
+async def find_user(pool: asyncpg.Pool[Record], username: str) -> User | None:
+    """The user of that name, disabled ones too."""
+    row = await pool.fetchrow(FIND_USER, username)
+    return None if row is None else User(row[0], row[1], tuple(row[2]), row[3], row[4])
+
+
+async def grants_of(pool: asyncpg.Pool[Record], user_id: UUID) -> list[tuple[str, str]]:
+    """Ledgers that were granted to the user, with the role, by name; at most 1,000."""
+    return [(row[0], row[1]) for row in await pool.fetch(GRANTS_OF_USER, user_id)]
