@@ -44,11 +44,7 @@ ACQUIT: Final = """
 UPDATE turn_marks SET running = false, attempts = attempts - 1 WHERE actor = $1 AND turn = $2
 """
 
-APPEND_JOURNAL: Final = """
-INSERT INTO journal (actor, seq, epoch, hash, event)
-SELECT $1, line.seq, $2, line.hash, line.event
-FROM unnest($3::bigint[], $4::bytea[], $5::bytea[]) AS line (seq, hash, event)
-"""
+JOURNAL_COLUMNS: Final = ("actor", "seq", "epoch", "hash", "event")
 
 ADVANCE: Final = "UPDATE actors SET seq = $2, head = $3, recorded_at = $4 WHERE actor = $1"
 
@@ -138,15 +134,9 @@ async def acquit(db: Db, actor: str, turn: UUID) -> None:
     await db.execute(ACQUIT, actor, turn)
 
 
-async def append_journal(db: Db, before: Head, links: Sequence[Link]) -> None:
-    await db.execute(
-        APPEND_JOURNAL,
-        before.actor,
-        before.epoch,
-        [link.entry.seq for link in links],
-        [link.hash for link in links],
-        [link.event for link in links],
-    )
+async def append_journal(db: Db, links: Sequence[Link]) -> None:
+    records = [(link.entry.actor, link.entry.seq, link.entry.epoch, link.hash, link.event) for link in links]
+    await db.copy_records_to_table("journal", records=records, columns=JOURNAL_COLUMNS)
 
 
 async def advance(db: Db, before: Head, decision: Decision, now: datetime, subscribers: Sequence[str]) -> None:

@@ -174,7 +174,7 @@ class Turns:
         self, db: Db, before: Head, ledger: Ledger, decision: Decision, now: datetime, attempts: int
     ) -> None:
         if decision.links:
-            await mailbox.append_journal(db, before, decision.links)
+            await mailbox.append_journal(db, decision.links)
             await ledgers.save(db, ledger, decision.links, now)
             await mailbox.advance(db, before, decision, now, self.subscribers)
         await mailbox.finish(db, decision.outcomes, now, attempts)
