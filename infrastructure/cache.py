@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 
 from infrastructure.redis import RedisUnavailable, Script, SharedRedis
 
-TOMBSTONE: Final = b"X"
+TOMBSTONE: Final = b"X:"
 TOMBSTONE_MS: Final = 30_000
 LEASE_MS: Final = 2_000
 
@@ -34,6 +34,18 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return 1
 """)
+
+
+OPEN: Final = """
+for _, key in ipairs(KEYS) do if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end end
+"""
+
+HEAL: Final = """
+for _, key in ipairs(KEYS) do
+    local slot = redis.call('GET', key)
+    if slot and string.sub(slot, 1, #ARGV[1]) ~= ARGV[1] then redis.call('DEL', key) end
+end
+"""
 
 
 def view_key(ledger: str, what: str) -> str:
@@ -51,17 +63,31 @@ def list_key(ledger: str, seq: str, tail: str) -> str:
     return f"list:{ledger}:{seq}:{tail}"
 
 
-async def begin_write(redis: Redis, ledger: str, views: Sequence[str]) -> None:
+async def begin_write(redis: Redis, ledger: str, views: Sequence[str], turn: str) -> None:
     """Bars `views` and the ledger's seq from being served or filled. Call it before the commit that changes them."""
+    tombstone = TOMBSTONE + turn.encode()
     async with redis.pipeline(transaction=False) as pipe:
         for key in _keys(ledger, views):
-            pipe.set(key, TOMBSTONE, px=TOMBSTONE_MS)
+            pipe.set(key, tombstone, px=TOMBSTONE_MS)
         await pipe.execute()
 
 
-def end_write(pipe: Any, ledger: str, views: Sequence[str]) -> None:
-    """Adds to a pipeline what opens them again, to be filled from what is committed. Call it after the commit."""
-    pipe.delete(*_keys(ledger, views))
+def end_write(pipe: Any, ledger: str, views: Sequence[str], turn: str) -> None:
+    """Adds to a pipeline what opens them again, to be filled from what is committed. Call it after the commit.
+
+    Only the turn's own tombstones go: the next turn may have put its own meanwhile, and not have committed yet.
+    """
+    keys = _keys(ledger, views)
+    pipe.eval(OPEN, len(keys), *keys, TOMBSTONE + turn.encode())
+
+
+def heal(pipe: Any, ledger: str, views: Sequence[str]) -> None:
+    """Adds to a pipeline what drops values and leases, as after a turn that could not say it had committed.
+
+    Tombstones stay: they belong to a turn at work.
+    """
+    keys = _keys(ledger, views)
+    pipe.eval(HEAL, len(keys), *keys, TOMBSTONE)
 
 
 def _keys(ledger: str, views: Sequence[str]) -> list[str]:

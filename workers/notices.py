@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
@@ -34,18 +35,18 @@ class Notices:
         except (RedisError, OSError) as error:
             log.warning("bell_not_answered", bell=bell, error=str(error))
 
-    async def begin(self, actor: str, views: Sequence[str]) -> None:
+    async def begin(self, actor: str, views: Sequence[str], turn: UUID) -> None:
         """Bars the views that this turn changes from being served or filled until `announce`. Before the commit."""
         try:
-            await cache.begin_write(self.redis, _ledger(actor), views)
+            await cache.begin_write(self.redis, _ledger(actor), views, str(turn))
         except (RedisError, OSError) as error:
             log.warning("views_not_barred", actor=actor, error=str(error))
 
-    async def announce(self, actor: str, views: Sequence[str]) -> None:
+    async def announce(self, actor: str, views: Sequence[str], turn: UUID) -> None:
         """Frees the views, in their new state, and wakes whoever waits for a command of `actor`. After the commit."""
         try:
             async with self.redis.pipeline(transaction=False) as pipe:
-                cache.end_write(pipe, _ledger(actor), views)
+                cache.end_write(pipe, _ledger(actor), views, str(turn))
                 pipe.publish(TURNS_CHANNEL, actor)
                 await pipe.execute()
         except (RedisError, OSError) as error:

@@ -106,7 +106,7 @@ class Turns:
                 async with db.transaction():
                     taken = await self._take(db, actor, turn)
             if isinstance(taken, Finished):
-                await self.notices.announce(actor, taken.views)
+                await self.notices.announce(actor, taken.views, turn)
                 for subscriber in self.subscribers:
                     self.ring_delivery(subscriber, actor)
                 return Result.DONE
@@ -162,7 +162,7 @@ class Turns:
             touched = ledgers.views(ledger)
             await both(
                 self._flush(db, locked.head, ledger, decision, now, max(1, fresh.attempts)),
-                self.notices.begin(actor, touched),
+                self.notices.begin(actor, touched, turn),
             )
         if mark is not None and mark.suspect_position > fresh.suspect_position:
             await mailbox.narrow_mark(db, actor, max(1, fresh.width // 2), mark.suspect_position)
