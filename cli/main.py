@@ -11,14 +11,14 @@ from infrastructure.settings import SettingsError
 
 app = App(name="daybook", help="A self-hosted double-entry ledger service.", version=lambda: version("daybook"))
 
-app.command("cli.up:up", name="up")
-app.command("cli.serve:api", name="api")
-app.command("cli.serve:worker", name="worker")
-app.command("cli.serve:beat", name="beat")
-app.command("cli.serve:flower", name="flower")
-app.command("cli.prepare:migrate", name="migrate")
-app.command("cli.prepare:prepare", name="prepare")
-app.command("cli.settings:show", name="settings")
+app.command("cli.up:up", name="up", help="Run everything on this machine: servers, API, workers, beat and Flower.")
+app.command("cli.serve:api", name="api", help="Run the HTTP API.")
+app.command("cli.serve:worker", name="worker", help="Run a Celery worker of one pool.")
+app.command("cli.serve:beat", name="beat", help="Run Celery's scheduler.")
+app.command("cli.serve:flower", name="flower", help="Run Flower, Celery's monitor.")
+app.command("cli.prepare:migrate", name="migrate", help="Bring the database's schema to the newest version.")
+app.command("cli.prepare:prepare", name="prepare", help="Migrate, create topics and the first user; safe to repeat.")
+app.command("cli.settings:show", name="settings", help="List the settings, their values and meanings.")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from infrastructure import settings
-from infrastructure.migrations import upgrade
+from infrastructure.migrations import is_current, upgrade
 from infrastructure.postgres import open_pool
 from infrastructure.settings import Settings
 
@@ -20,7 +20,9 @@ HAS_USERS: Final = "SELECT EXISTS (SELECT FROM users)"
 
 def migrate() -> None:
     """Bring the database's schema to the newest version. Several may run at once."""
-    upgrade(settings.load().database_url)
+    url = settings.load().database_url
+    if not is_current(url):
+        upgrade(url)
 
 
 def prepare() -> None:
@@ -34,7 +36,7 @@ async def _prepare(chosen: Settings) -> None:
 
     async with await open_pool(chosen, application="prepare", size=2) as pool, pool.acquire() as connection:
         await connection.execute(LOCK)
-        if await ensure_topics(connection, chosen.kafka_servers):
+        if await ensure_topics(connection, chosen):
             print("Created the topics in Kafka; every event is published again.")
         if chosen.admin_password:
             await _create_first_user(pool, connection, chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -62,25 +63,37 @@ def worker(pool: str) -> NoReturn:
     pool
         The queue it serves: ledgers, events or maintenance.
     """
-    instance = settings.load().instance
-    # by default Celery waits for ever on SIGTERM; as SIGQUIT it gives a turn a few seconds, then puts it back
+    chosen = settings.load()
+    # By default Celery waits for ever on SIGTERM; as SIGQUIT it gives a turn a few seconds, then puts it back. To be
+    # said before Celery is imported, and by its class, since its command line also imports Flower's.
     os.environ["REMAP_SIGTERM"] = "SIGQUIT"
-    _become_celery(
-        "worker",
-        *("--queues", pool, "--hostname", f"{pool}-{instance}@%h", "--concurrency", "1"),
-        *("--without-gossip", "--without-mingle", "--task-events"),
-        *("--loglevel", settings.load().log_level),
+    warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
+    from celery.utils.nodenames import default_nodename, host_format
+
+    from tasks.app import app
+
+    made = app.Worker(
+        hostname=host_format(default_nodename(f"{pool}-{chosen.instance}@%h")),
+        queues=[pool],
+        concurrency=1,
+        loglevel=chosen.log_level,
+        task_events=True,
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
     )
+    made.start()
+    sys.exit(made.exitcode or 0)
 
 
-def beat() -> NoReturn:
+def beat() -> None:
     """Run Celery's scheduler. One is enough, and two do no harm but ring twice."""
-    state = Path(settings.load().state_dir)
+    chosen = settings.load()
+    state = Path(chosen.state_dir)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _become_celery(
-        "beat",
-        *("--schedule", str(state / "beat-schedule"), "--pidfile", "", "--loglevel", settings.load().log_level),
-    )
+    from tasks.app import app
+
+    app.Beat(schedule=str(state / "beat-schedule"), loglevel=chosen.log_level, quiet=True).run()
 
 
 def flower() -> NoReturn:
@@ -92,13 +105,8 @@ def flower() -> NoReturn:
         )
     # in the environment, since everybody can read the arguments of a process
     os.environ["FLOWER_BASIC_AUTH"] = f"{chosen.flower_user}:{chosen.flower_password}"
-    _become_celery(
-        "flower",
+    flags = (
         *(f"--address={chosen.flower_host}", f"--port={chosen.flower_port}"),
         *("--read_only=True", f"--max_tasks={FLOWER_TASKS}", f"--logging={chosen.log_level}"),
     )
-
-
-def _become_celery(*arguments: str) -> NoReturn:
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "tasks.app", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "--app", "tasks.app", "--quiet", "flower", *flags])

@@ -203,8 +203,12 @@ class Supervisor:
         width = max((len(known) for known in self.units), default=8)
         colour = COLOURS[sum(name.encode()) % len(COLOURS)]
         prefix = f"\x1b[{colour}m{name:<{width}} |\x1b[0m " if self._coloured else f"{name:<{width}} | "
+        self.print("\n".join(prefix + line for line in text.splitlines() or [""]))
+
+    def print(self, text: str) -> None:
+        """Prints text as it is, to be copied from."""
         try:
-            print(*(prefix + line for line in text.splitlines() or [""]), sep="\n", flush=True)
+            print(text, flush=True)
         except OSError:
             # nobody reads any more: not a reason to leave processes behind
             self._stop_requests += 1

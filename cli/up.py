@@ -313,8 +313,7 @@ class _Up:
         api, login = connection["api"], json.dumps({key: connection[key] for key in ("username", "password")})
         parse_token = "python3 -c 'import json, sys; print(json.load(sys.stdin)[\"access_token\"])'"
         json_header, token_header = "-H 'Content-Type: application/json'", '-H "Authorization: Bearer $TOKEN"'
-        self.supervisor.say(
-            "daybook",
+        self.supervisor.print(
             f"""
 Daybook is ready after {seconds:.1f} s.
 

@@ -210,7 +210,7 @@ JOURNAL_RULES = (
 )
 for _rule in JOURNAL_RULES:
     # DDL() formats with %, and so does the exception's text
-    event.listen(journal, "after_create", DDL(_rule.replace("%", "%%")))
+    event.listen(journal, "after_create", DDL(_rule.replace("%", "%%")))  # type: ignore[no-untyped-call]
 
 subscribers = Table(
     "subscribers",

