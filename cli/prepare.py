@@ -32,10 +32,13 @@ def prepare() -> None:
 
 
 async def _prepare(chosen: Settings) -> None:
+    from infrastructure.journal import register_subscribers
     from infrastructure.topics import ensure_topics
+    from workers.subscribers import names
 
     async with await open_pool(chosen, application="prepare", size=2) as pool, pool.acquire() as connection:
         await connection.execute(LOCK)
+        await register_subscribers(connection, names(chosen))
         if await ensure_topics(connection, chosen):
             print("Created the topics in Kafka; every event is published again.")
         if chosen.admin_password:

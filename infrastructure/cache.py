@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -40,12 +40,20 @@ OPEN: Final = """
 for _, key in ipairs(KEYS) do if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end end
 """
 
+# KEYS: slots. ARGV: epoch, then for each slot the seq of the last event that changed it. Removes values read before
+# their event, and leases, whose holder may have read before it too. Tombstones stay: their turn removes them.
 HEAL: Final = """
-for _, key in ipairs(KEYS) do
+for i, key in ipairs(KEYS) do
     local slot = redis.call('GET', key)
-    if slot and string.sub(slot, 1, #ARGV[1]) ~= ARGV[1] then redis.call('DEL', key) end
+    if slot and string.sub(slot, 1, 2) ~= 'X:' then
+        local epoch, seq = string.match(slot, '^V:(%d+)%.[%d%.]*%f[%d](%d+)%f[^%d]')
+        if not epoch or tonumber(epoch) < tonumber(ARGV[1]) or tonumber(seq) < tonumber(ARGV[i + 1]) then
+            redis.call('DEL', key)
+        end
+    end
 end
 """
+_HEALED_AT_ONCE: Final = 500
 
 
 def view_key(ledger: str, what: str) -> str:
@@ -81,17 +89,21 @@ def end_write(pipe: Any, ledger: str, views: Sequence[str], turn: str) -> None:
     pipe.eval(OPEN, len(keys), *keys, TOMBSTONE + turn.encode())
 
 
-def heal(pipe: Any, ledger: str, views: Sequence[str]) -> None:
-    """Adds to a pipeline what drops values and leases, as after a turn that could not say it had committed.
-
-    Tombstones stay: they belong to a turn at work.
-    """
-    keys = _keys(ledger, views)
-    pipe.eval(HEAL, len(keys), *keys, TOMBSTONE)
-
-
 def _keys(ledger: str, views: Sequence[str]) -> list[str]:
     return [seq_key(ledger), *(view_key(ledger, what) for what in views)]
+
+
+async def heal(redis: Redis, ledger: str, epoch: int, changed: Mapping[str, int], seq: int) -> None:
+    """Removes what a turn that could not reach Redis, or died after its commit, has left behind.
+
+    `changed` names views and the seq of the last event that changed each; `seq` is the newest of them. Values read
+    since then stay, so that healing what was never ill costs no hit. Raises RedisError.
+    """
+    script = redis.register_script(HEAL)
+    slots = [(seq_key(ledger), seq), *((view_key(ledger, what), at) for what, at in changed.items())]
+    for start in range(0, len(slots), _HEALED_AT_ONCE):
+        some = slots[start : start + _HEALED_AT_ONCE]
+        await script(keys=[key for key, _ in some], args=[epoch, *(at for _, at in some)])
 
 
 class _Flight:

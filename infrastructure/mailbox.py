@@ -48,10 +48,11 @@ JOURNAL_COLUMNS: Final = ("actor", "seq", "epoch", "hash", "event")
 
 ADVANCE: Final = "UPDATE actors SET seq = $2, head = $3, recorded_at = $4 WHERE actor = $1"
 
-# A row that is absent means: caught up, so delivery starts behind what stood before this turn.
+# A row that is absent means: caught up, so delivery starts behind what stood before this turn. The names come from the
+# table, not from this process, which may be older than a subscriber; and reading it makes new ones wait for this turn.
 FALL_BEHIND: Final = """
 INSERT INTO behind (subscriber, actor, position, head)
-SELECT name, $1, $2, $3 FROM unnest($4::text[]) AS name
+SELECT name, $1, $2, $3 FROM subscribers ORDER BY name
 ON CONFLICT (subscriber, actor) DO UPDATE SET head = excluded.head
 """
 
@@ -139,12 +140,11 @@ async def append_journal(db: Db, links: Sequence[Link]) -> None:
     await db.copy_records_to_table("journal", records=records, columns=JOURNAL_COLUMNS)
 
 
-async def advance(db: Db, before: Head, decision: Decision, now: datetime, subscribers: Sequence[str]) -> None:
+async def advance(db: Db, before: Head, decision: Decision, now: datetime) -> None:
     """Moves the actor's head and tells its subscribers' positions that there is more."""
     head = decision.head
     await db.execute(ADVANCE, head.actor, head.seq, head.hash, now)
-    if subscribers:
-        await db.execute(FALL_BEHIND, head.actor, before.seq, head.seq, sorted(subscribers))
+    await db.execute(FALL_BEHIND, head.actor, before.seq, head.seq)
 
 
 async def finish(db: Db, outcomes: Sequence[Outcome], now: datetime, attempts: int) -> None:

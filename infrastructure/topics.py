@@ -2,56 +2,66 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Final
 
-import asyncpg
+from asyncpg import Connection, Record
 from asyncpg.pool import PoolConnectionProxy
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic
 
-TOPICS: Final = ("daybook.ledger.events",)
+from infrastructure.journal import register_subscribers, set_back
+from infrastructure.kafka import MESSAGE_BYTES, connection
+from infrastructure.settings import Settings
+
+SUBSCRIBER: Final = "kafka"
+ACTOR_TYPES: Final = ("ledger",)
 # events are keyed by actor; more partitions than this machine's worth of consumers, since adding some reorders keys
 PARTITIONS: Final = 12
 TIMEOUT_S: Final = 10
 
-REGISTER_KAFKA: Final = "INSERT INTO subscribers (name) VALUES ('kafka') ON CONFLICT DO NOTHING"
 
-# Taking the lease away makes a delivery that is under way fail its compare-and-set, so it can't undo this.
-REPLAY_EVERYTHING: Final = """
-    INSERT INTO behind (subscriber, actor, position, head)
-    SELECT 'kafka', actor, 0, seq FROM actors WHERE seq > 0
-    ON CONFLICT (subscriber, actor) DO UPDATE SET
-        position = 0, head = greatest(behind.head, excluded.head),
-        lease = NULL, leased_until = NULL, failures = 0, retry_at = NULL, last_error = NULL
-"""
+def topic_of(actor_type: str) -> str:
+    """The topic of a type of actor: `daybook.ledger.events`."""
+    return f"daybook.{actor_type}.events"
 
 
-async def ensure_topics(connection: asyncpg.Connection | PoolConnectionProxy, servers: str) -> bool:
-    """Creates the topics that are missing; whether there were any, in which case everything will be published again.
+async def ensure_topics(db: Connection[Record] | PoolConnectionProxy[Record], settings: Settings) -> bool:
+    """Creates the topics that are missing; whether there were any, whose events will all be published again.
 
     The embedded broker forgets all it had when it stops, and a new cluster has nothing yet. The replay is recorded
     before the topics exist: if this process dies in between, the next one still finds them missing.
     Raises confluent_kafka.KafkaException if the broker can't be reached within 10 s.
     """
-    admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
-    missing = [name for name in TOPICS if name not in admin.list_topics(timeout=TIMEOUT_S).topics]
+    admin = AdminClient(connection(settings))
+    there = (await asyncio.to_thread(admin.list_topics, timeout=TIMEOUT_S)).topics
+    missing = [actor_type for actor_type in ACTOR_TYPES if topic_of(actor_type) not in there]
     if not missing:
         return False
-    async with connection.transaction():
-        await connection.execute(REGISTER_KAFKA)
-        await connection.execute(REPLAY_EVERYTHING)
+    await register_subscribers(db, [SUBSCRIBER])
+    for actor_type in missing:
+        async for _ in set_back(db, SUBSCRIBER, from_seq=1, actor=None, actor_type=actor_type):
+            pass
+    await asyncio.to_thread(_create, admin, [topic_of(actor_type) for actor_type in missing])
+    return True
+
+
+def _create(admin: AdminClient, topics: Sequence[str]) -> None:
     # replication -1: as many copies as the cluster's own default
-    wanted = [NewTopic(name, num_partitions=PARTITIONS, replication_factor=-1) for name in missing]
+    wanted = [
+        NewTopic(
+            topic,
+            num_partitions=PARTITIONS,
+            replication_factor=-1,
+            config={"max.message.bytes": str(MESSAGE_BYTES)},
+        )
+        for topic in topics
+    ]
     for created in admin.create_topics(wanted, request_timeout=TIMEOUT_S).values():
         try:
             created.result()
         except KafkaException as error:
-            if not _exists_already(error):
+            cause = error.args[0]
+            if not (isinstance(cause, KafkaError) and cause.code() == KafkaError.TOPIC_ALREADY_EXISTS):
                 raise
-    return True
-
-
-def _exists_already(error: KafkaException) -> bool:
-    reason = error.args[0]
-    return isinstance(reason, KafkaError) and reason.code() == KafkaError.TOPIC_ALREADY_EXISTS

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from infrastructure import mailbox
 from infrastructure.settings import Settings
 from workers import delivery
+from workers.subscribers import names
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,7 @@ class Sweep:
     async def _sweep_deliveries(self) -> int:
         if await self._is_long("events"):
             return 0
-        due = await delivery.due(self.pool, _AT_MOST)
+        due = await delivery.due(self.pool, names(self.settings), _AT_MOST)
         for subscriber, actor in due:
             self.ring_delivery(subscriber, actor)
         return len(due)

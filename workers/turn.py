@@ -176,7 +176,7 @@ class Turns:
         if decision.links:
             await mailbox.append_journal(db, decision.links)
             await ledgers.save(db, ledger, decision.links, now)
-            await mailbox.advance(db, before, decision, now, self.subscribers)
+            await mailbox.advance(db, before, decision, now)
         await mailbox.finish(db, decision.outcomes, now, attempts)
 
     async def _acquit(self, actor: str, turn: UUID) -> None:
