@@ -45,6 +45,8 @@ metadata = MetaData(
 )
 
 TIME = DateTime(timezone=True)
+# Names that lists are sorted by and prefixes looked up in: byte order, whatever the database's own collation is.
+SORTED = Text(collation="C")
 MONEY = Numeric(38, 0)
 
 # -- identity ---------------------------------------------------------------------------------------------------------
@@ -250,20 +252,21 @@ ledger_reservations = Table(
 ledgers = Table(
     "ledgers",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", SORTED, primary_key=True),
     Column("name", Text, nullable=False),
     Column("metadata", JSONB, nullable=False),
     Column("owner", Uuid, nullable=False),
     Column("accounts", BigInteger, nullable=False, server_default="0"),
     Column("version", BigInteger, nullable=False),
     Column("created_at", TIME, nullable=False),
+    Index("ledgers_newest", "created_at", "id"),
 )
 
 currencies = Table(
     "currencies",
     metadata,
     Column("ledger", Text, nullable=False),
-    Column("code", Text, nullable=False),
+    Column("code", SORTED, nullable=False),
     Column("scale", SmallInteger, nullable=False),
     PrimaryKeyConstraint("ledger", "code"),
     CheckConstraint("scale BETWEEN 0 AND 18", name="scale"),
@@ -280,7 +283,7 @@ accounts = Table(
     "accounts",
     metadata,
     Column("ledger", Text, nullable=False),
-    Column("name", Text, nullable=False),
+    Column("name", SORTED, nullable=False),
     Column("currency", Text, nullable=False),
     Column("scale", SmallInteger, nullable=False),
     Column("type", Text, nullable=False),

@@ -16,7 +16,7 @@ STATEMENTS: Final = (
     """
     CREATE TABLE accounts (
         ledger TEXT NOT NULL,
-        name TEXT NOT NULL,
+        name TEXT COLLATE "C" NOT NULL,
         currency TEXT NOT NULL,
         scale SMALLINT NOT NULL,
         type TEXT NOT NULL,
@@ -92,7 +92,7 @@ STATEMENTS: Final = (
     """
     CREATE TABLE currencies (
         ledger TEXT NOT NULL,
-        code TEXT NOT NULL,
+        code TEXT COLLATE "C" NOT NULL,
         scale SMALLINT NOT NULL,
         CONSTRAINT currencies_pkey PRIMARY KEY (ledger, code),
         CONSTRAINT currencies_scale_check CHECK (scale BETWEEN 0 AND 18)
@@ -135,7 +135,7 @@ STATEMENTS: Final = (
     """,
     """
     CREATE TABLE ledgers (
-        id TEXT NOT NULL,
+        id TEXT COLLATE "C" NOT NULL,
         name TEXT NOT NULL,
         metadata JSONB NOT NULL,
         owner UUID NOT NULL,
@@ -145,6 +145,7 @@ STATEMENTS: Final = (
         CONSTRAINT ledgers_pkey PRIMARY KEY (id)
     )
     """,
+    "CREATE INDEX ledgers_newest ON ledgers (created_at, id)",
     """
     CREATE TABLE postings (
         ledger TEXT NOT NULL,
