@@ -109,7 +109,9 @@ class Settings:
     session_s: int = _setting(2_592_000, _number(60, 31_536_000), "seconds a session lasts at the longest")
     login_rate_address: int = _setting(60, _number(1, 1_000_000), "logins a minute from one address")
     login_rate_account: int = _setting(20, _number(1, 1_000_000), "logins a minute to one account")
-    request_rate_address: int = _setting(600, _number(1, 1_000_000), "unauthenticated requests a second from one address")
+    request_rate_address: int = _setting(
+        600, _number(1, 1_000_000), "unauthenticated requests a second from one address"
+    )
     request_rate_principal: int = _setting(5_000, _number(1, 1_000_000), "requests a second of one principal")
 
     mailbox_limit: int = _setting(1_000_000, _number(1, 100_000_000), "commands that may wait for one actor (then 503)")
@@ -117,7 +119,11 @@ class Settings:
     turn_postings: int = _setting(10_000, _number(1_000, 1_000_000), "postings a turn takes at the most")
     turn_attempts: int = _setting(3, _number(1, 100), "runs of one command that crash before it is a dead letter")
     turn_time_ms: int = _setting(2_000, _number(50, 60_000), "milliseconds a worker stays with one actor before others")
-    sweep_ms: int = _setting(2_000, _number(100, 600_000), "milliseconds between sweeps for commands nobody was woken for")
+    sweep_ms: int = _setting(
+        2_000,
+        _number(100, 600_000),
+        "milliseconds between sweeps, and how long a command may wait before one rings for it",
+    )
     statement_timeout_ms: int = _setting(15_000, _number(100, 600_000), "milliseconds one SQL statement may take")
     cache_ttl_s: int = _setting(300, _number(1, 86_400), "seconds a cached view lives at the longest")
     handlers: tuple[str, ...] = _setting((), _names, "modules with `@on(Event)` handlers to load, comma-separated")

@@ -17,17 +17,18 @@ QUEUES: Final = ("ledgers", "events", "maintenance")
 QUEUE_OF_ACTOR: Final = {"ledger": "ledgers"}
 """Which queue serves which type of actor."""
 
-SWEEP_PERIOD_S: Final = 5.0
+_settings = load()
+_sweep_s: Final = _settings.sweep_ms / 1000
 
 app = Celery("daybook", include=["tasks.turns", "tasks.deliveries", "tasks.sweeps"])
 app.conf.update(
-    broker_url=load().broker_url,
+    broker_url=_settings.broker_url,
     result_backend=None,
     task_ignore_result=True,
     task_serializer="json",
     accept_content=["json"],
     event_serializer="json",
-    task_queues=[Queue(name) for name in QUEUES],
+    task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
     task_default_queue="maintenance",
     task_create_missing_queues=False,
     task_acks_late=True,
@@ -53,9 +54,9 @@ app.conf.update(
     beat_schedule={
         "sweep": {
             "task": "tasks.sweeps.sweep",
-            "schedule": SWEEP_PERIOD_S,
+            "schedule": _sweep_s,
             # An old sweep is worth nothing: one that waited longer than the next one's turn is dropped.
-            "options": {"queue": "maintenance", "expires": SWEEP_PERIOD_S},
+            "options": {"queue": "maintenance", "expires": _sweep_s},
         }
     },
     beat_max_loop_interval=5,

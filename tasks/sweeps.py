@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import asyncpg
 import structlog
 from celery.signals import worker_process_init
-from redis.exceptions import RedisError
+from redis.asyncio import Redis
 
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
-from infrastructure.settings import Settings
-from tasks.app import SWEEP_PERIOD_S, app
-from tasks.runtime import runtime
+from infrastructure.settings import Settings, load
+from tasks.app import app
+from tasks.doorbell import Doorbell
+from tasks.runtime import Runtime, runtime
 from workers.sweep import Sweep
 
 log = structlog.get_logger(__name__)
@@ -23,32 +26,55 @@ log = structlog.get_logger(__name__)
 
 @app.task(name="tasks.sweeps.sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """One sweep on this worker's own connections."""
+    """One sweep, on this worker's own connections."""
     process = runtime()
-    process.run(_sweep_of(process.settings, process.pool).run())
+    process.run(_sweep_once(process))
+
+
+async def _sweep_once(process: Runtime) -> None:
+    async with _broker(process.settings) as broker:
+        await _sweep_of(process.settings, process.pool, broker, process.doorbell).run()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _start_timer(**_: object) -> None:
-    threading.Thread(target=lambda: asyncio.run(_sweep_forever()), name="sweep", daemon=True).start()
+    threading.Thread(target=lambda: asyncio.run(_sweep_forever(load())), name="sweep", daemon=True).start()
 
 
-def _sweep_of(settings: Settings, pool: asyncpg.Pool[asyncpg.Record]) -> Sweep:
-    broker = open_redis(settings, settings.broker_url) if settings.broker_url.startswith("redis") else None
-    doorbell = runtime().doorbell
+async def _sweep_forever(settings: Settings) -> None:
+    """Runs in a thread of its own, on its own loop and connections: a turn that hangs does not stop it."""
+    doorbell = Doorbell(settings)
+    while True:
+        try:
+            async with await open_pool(settings, application="sweep", size=1) as pool, _broker(settings) as broker:
+                sweep = _sweep_of(settings, pool, broker, doorbell)
+                while True:
+                    await _pause(settings)
+                    await sweep.run()
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            log.warning("sweep_failed", error=str(error))
+            await _pause(settings)
+
+
+async def _pause(settings: Settings) -> None:
+    """Waits for about a period: several processes should not all look at the same moment."""
+    await asyncio.sleep(settings.sweep_ms / 1000 * random.uniform(0.5, 1.5))
+
+
+def _sweep_of(
+    settings: Settings, pool: asyncpg.Pool[asyncpg.Record], broker: Redis | None, doorbell: Doorbell
+) -> Sweep:
     return Sweep(pool, broker, settings, doorbell.ring, doorbell.ring_delivery)
 
 
-async def _sweep_forever() -> None:
-    """Runs in a thread of its own, on its own loop and connection: a turn that hangs does not stop it."""
-    settings = runtime().settings
-    while True:
-        try:
-            async with await open_pool(settings, application="sweep", size=1) as pool:
-                sweep = _sweep_of(settings, pool)
-                while True:
-                    await asyncio.sleep(SWEEP_PERIOD_S * random.uniform(0.5, 1.5))
-                    await sweep.run()
-        except (OSError, TimeoutError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            log.warning("sweep_failed", error=str(error))
-            await asyncio.sleep(SWEEP_PERIOD_S)
+@asynccontextmanager
+async def _broker(settings: Settings) -> AsyncIterator[Redis | None]:
+    """A client to measure queues with; None where the broker is not Redis."""
+    if not settings.broker_url.startswith(("redis://", "rediss://")):
+        yield None
+        return
+    client = open_redis(settings, settings.broker_url)
+    try:
+        yield client
+    finally:
+        await client.aclose()

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from infrastructure import cache
+from infrastructure.metrics import meter
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,7 @@ class Notices:
             async with self.redis.pipeline(transaction=False) as pipe:
                 cache.end_write(pipe, _ledger(actor), views, str(turn))
                 pipe.publish(TURNS_CHANNEL, actor)
+                meter.commands_for(pipe)
                 await pipe.execute()
         except (RedisError, OSError) as error:
             log.warning("turn_not_announced", actor=actor, error=str(error))

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +34,7 @@ from domain.ledger.model import Ledger
 from domain.messages import Command, Recorded, Refusal
 from infrastructure import mailbox
 from infrastructure.mailbox import Locked, Mark
+from infrastructure.metrics import TURNS, meter
 from infrastructure.postgres import Db
 from infrastructure.repositories import ledger as ledgers
 from infrastructure.settings import Settings
@@ -65,9 +67,9 @@ class BrokenTurn(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a turn did: how many commands it finished, and which views it made old."""
+    """What a turn did: how many commands of a kind came to a status, and which views it made old."""
 
-    commands: int
+    outcomes: Mapping[tuple[str, str], int]
     views: Sequence[str] = ()
 
 
@@ -101,18 +103,23 @@ class Turns:
         command's fault, and the actor is rung again later.
         """
         turn = UUID(bytes=uuid7().bytes)
-        try:
-            async with self.work_pool.acquire() as db:
-                async with db.transaction():
-                    taken = await self._take(db, actor, turn)
-            if isinstance(taken, Finished):
-                await self.notices.announce(actor, taken.views, turn)
-                for subscriber in self.subscribers:
-                    self.ring_delivery(subscriber, actor)
-                return Result.DONE
+        started = time.perf_counter()
+        taken = await self._attempt(actor, turn)
+        if not isinstance(taken, Finished):
             return taken
+        meter.turn_finished(_type_of(actor), time.perf_counter() - started, Result.DONE.value, taken.outcomes)
+        await self.notices.announce(actor, taken.views, turn)
+        for subscriber in self.subscribers:
+            self.ring_delivery(subscriber, actor)
+        return Result.DONE
+
+    async def _attempt(self, actor: str, turn: UUID) -> Result | Finished:
+        try:
+            async with self.work_pool.acquire() as db, db.transaction():
+                return await self._take(db, actor, turn)
         except BrokenTurn as broken:
             log.error("turn_broken", actor=actor, exc_info=broken.__cause__)
+            meter.count(TURNS, _type_of(actor), Result.BROKEN.value)
             return Result.BROKEN
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             await self._acquit(actor, turn)
@@ -148,7 +155,7 @@ class Turns:
         await mailbox.bury(db, row["id"], attempts, FAILED)
         await mailbox.clear_mark(db, actor)
         log.error("dead_letter", actor=actor, command=str(row["id"]), kind=row["kind"], attempts=attempts)
-        return Finished(1)
+        return Finished({(row["kind"], "failed"): 1})
 
     async def _apply(self, db: Db, locked: Locked, mark: Mark | None, turn: UUID, rows: Sequence[Record]) -> Finished:
         actor = locked.head.actor
@@ -168,7 +175,7 @@ class Turns:
             await mailbox.narrow_mark(db, actor, max(1, fresh.width // 2), mark.suspect_position)
         else:
             await mailbox.clear_mark(db, actor)
-        return Finished(len(rows), touched)
+        return Finished(_tally(commands, decision), touched)
 
     async def _flush(
         self, db: Db, before: Head, ledger: Ledger, decision: Decision, now: datetime, attempts: int
@@ -218,6 +225,17 @@ def _decoded(row: Record) -> Recorded:
     return Recorded(
         row["id"], row["position"], row["kind"], command, row["principal"], row["correlation_id"], row["accepted_at"]
     )
+
+
+def _tally(commands: Sequence[Recorded], decision: Decision) -> Mapping[tuple[str, str], int]:
+    return Counter(
+        (recorded.kind, "succeeded" if outcome.refusal is None else "rejected")
+        for recorded, outcome in zip(commands, decision.outcomes, strict=True)
+    )
+
+
+def _type_of(actor: str) -> str:
+    return actor.partition(":")[0]
 
 
 def _id_of(actor: str) -> str:
