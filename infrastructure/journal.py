@@ -14,14 +14,13 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-from asyncpg import Connection, Pool, Record
+from asyncpg import Connection, Record
 from asyncpg.pool import PoolConnectionProxy
 from uuid_utils import uuid7
 
 from domain.catalog import EVENTS
 from domain.messages import Balance, Entry
-
-Db = Connection[Record] | PoolConnectionProxy[Record] | Pool[Record]
+from infrastructure.postgres import Db
 
 LEASE_S: Final = 30
 """Seconds after which a delivery that said nothing is taken for dead, and another may take its place."""
