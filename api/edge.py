@@ -5,42 +5,29 @@ One `Edge` a request, made by CorrelationID and kept in `scope["state"]["edge"]`
 - `principal`: who is asking. Set whenever the path is protected (`/v1/…`, `/auth/me`, …); `caller(request)` gives it
   or raises 401, and is what handlers call, so that a path which slipped past the layer stays shut.
 - `grant`: the raw slot of `grant:{ledger}:{user}` as RateLimit's one Redis trip found it; read it by `api.access.authorise`.
-- `cache_key`: for a GET below `/v1/ledgers/{ledger}` that is cacheable, where its answer belongs in Redis:
-    - `view:{ledger}:account:{name}` or `view:{ledger}:transaction:{id}` for a single thing without query parameters;
-    - for everything else the tail of a list key: the path and the query, sorted, without `min_version`. The whole key is
-      `cache.list_key(ledger, seq, tail)`, where `seq` is `{epoch}.{seq}` of the snapshot that answered.
-  `is_list` tells which. None when the request is not cacheable or its names are malformed.
-- `cached`: what Redis held for that: a single thing's slot `V:{epoch}.{version}.{seq}\\n{json}` (leases and tombstones come
-  as None), or a list's stored bytes. None: ask Postgres, and fill.
+- `target`: what path and query are about (`api.targets.Target`); for a GET below `/v1/ledgers/{ledger}` also where its
+  answer belongs in Redis. `target.view`: the slot of a single thing, `view:{ledger}:account:{name}` or
+  `view:{ledger}:transaction:{id}`, when there are no query parameters but `min_version`. `target.tail`: of anything else
+  the end of a list's key, path and query sorted and without `min_version`; the key is `cache.list_key(ledger, seq, tail)`
+  with `seq` = `{epoch}.{seq}` of the snapshot that answered. Both empty: the answer is not to be cached.
+- `cached`: what Redis held there: a slot `V:{epoch}.{version}.{seq}\\n{json}` (leases and tombstones come as None), or a
+  list's stored bytes. None: ask Postgres, and fill.
 - `ledger_seq`: `{epoch}.{seq}` from the slot `seq:{ledger}`, for lists only; None when it is absent or being written.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
-
-import msgspec
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from domain.errors import AuthError
+from infrastructure.sessions import Principal as Principal
 
 if TYPE_CHECKING:
     from litestar import Request
 
-ROLES: Final = ("admin", "operator", "user")
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """The user behind a request, and the session the access token belongs to."""
-
-    user_id: UUID
-    username: str
-    roles: tuple[str, ...]
-    session_id: UUID
-
-    @property
-    def is_admin(self) -> bool:
-        return "admin" in self.roles
+    from api.targets import Target
+    from infrastructure.tokens import Verified
 
 
 class Edge:
@@ -48,37 +35,39 @@ class Edge:
 
     __slots__ = (
         "address",
-        "bucket",
-        "cache_key",
+        "bearer",
         "cached",
         "correlation_id",
         "grant",
         "grant_key",
         "headers",
-        "is_list",
-        "ledger",
         "ledger_seq",
+        "method",
+        "path",
         "principal",
         "session",
         "started_at",
+        "target",
         "token",
     )
 
-    def __init__(self, correlation_id: str, headers: dict[bytes, bytes], started_at: float) -> None:
+    def __init__(
+        self, correlation_id: str, method: str, path: str, target: Target, headers: dict[bytes, bytes]
+    ) -> None:
         self.correlation_id = correlation_id
+        self.method = method
+        self.path = path
+        self.target = target
         self.headers = headers
-        self.started_at = started_at
+        self.started_at = perf_counter()
         self.address = ""
-        self.bucket = ""
-        self.principal: Principal | None = None
-        # a token that this process verified before (infrastructure.tokens.Verified), not yet checked for its session
-        self.token: Any = None
+        self.bearer: bytes | None = None
+        # the bearer token once this process has verified it; its session is yet to be checked
+        self.token: Verified | None = None
         self.session: bytes | None = None
-        self.ledger: str | None = None
+        self.principal: Principal | None = None
+        self.grant_key = ""
         self.grant: bytes | None = None
-        self.grant_key: str | None = None
-        self.cache_key: str | None = None
-        self.is_list = False
         self.cached: bytes | None = None
         self.ledger_seq: str | None = None
 
@@ -93,5 +82,10 @@ def caller(request: Request[Any, Any, Any]) -> Principal:
     """Who is asking. Raises AuthError (401) for a request that is not logged in."""
     principal = edge_of(request).principal
     if principal is None:
-        raise AuthError("unauthorized", "This needs a valid access token.")
+        raise unauthorized()
     return principal
+
+
+def unauthorized() -> AuthError:
+    """401 `unauthorized`, in the same words whatever is wrong with the token."""
+    return AuthError("unauthorized", "This needs a valid access token.")

@@ -17,15 +17,16 @@ IDLE_IN_TRANSACTION_MS = 30_000
 
 
 async def open_pool(
-    settings: Settings, *, application: str, size: int, synchronous_commit: str = "on"
+    settings: Settings, *, application: str, size: int, least: int = 1, synchronous_commit: str = "on"
 ) -> asyncpg.Pool[Record]:
     """Opens a pool of up to `size` connections, named `daybook-{application}` in pg_stat_activity.
 
+    With `least` 0 it opens without Postgres, and connects when first used.
     Statements end after `settings.statement_timeout_ms`; a transaction left idle ends after 30 s.
     """
     return await asyncpg.create_pool(
         settings.database_url,
-        min_size=1,
+        min_size=least,
         max_size=size,
         timeout=5,
         command_timeout=settings.statement_timeout_ms / 1000 + 5,

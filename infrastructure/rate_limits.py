@@ -53,11 +53,13 @@ class Limit:
     window_s: int
     interval_us: int
     window_us: int
+    policy: tuple[bytes, bytes]
 
     @classmethod
     def of(cls, name: str, quota: int, window_s: int) -> Limit:
         interval_us = max(1, window_s * 1_000_000 // quota)
-        return cls(name, quota, window_s, interval_us, interval_us * quota)
+        policy = (b"ratelimit-policy", f'"{name}";q={quota};w={window_s}'.encode())
+        return cls(name, quota, window_s, interval_us, interval_us * quota, policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ async def look_up(
 
 
 class LocalBuckets:
-    """The same arithmetic in this process alone, for when Redis is down. The least recently used buckets are forgotten."""
+    """The same in this process alone, for when Redis is down. The least recently used buckets are forgotten."""
 
     def __init__(self) -> None:
         self._arrivals_us: OrderedDict[str, int] = OrderedDict()

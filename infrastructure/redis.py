@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from typing import Any, Final, NoReturn
+from typing import Any, Final, cast
 
 import hiredis
 from redis.asyncio import Redis
@@ -73,8 +73,8 @@ class _Link(asyncio.Protocol):
         self.alive = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports do not derive from asyncio's classes
+        self._transport = cast(asyncio.Transport, transport)
         self.alive = True
 
     def data_received(self, data: bytes) -> None:
@@ -203,9 +203,8 @@ class SharedRedis:
             _, link = await loop.create_unix_connection(lambda: _Link(loop), path)
             return link
         secure = address.get("connection_class") is SSLConnection
-        _, link = await loop.create_connection(
-            lambda: _Link(loop), address.get("host", "localhost"), address.get("port", 6379), ssl=True if secure else None
-        )
+        host, port = address.get("host", "localhost"), address.get("port", 6379)
+        _, link = await loop.create_connection(lambda: _Link(loop), host, port, ssl=True if secure else None)
         return link
 
     async def _greet(self, link: _Link) -> None:
@@ -218,8 +217,4 @@ class SharedRedis:
 
 def _expect(reply: Any) -> None:
     if isinstance(reply, hiredis.ReplyError):
-        _refuse(reply)
-
-
-def _refuse(reply: hiredis.ReplyError) -> NoReturn:
-    raise RedisUnavailable(f"Redis refused: {reply}")
+        raise RedisUnavailable(f"Redis refused: {reply}")

@@ -51,6 +51,19 @@ UPDATE sessions SET ended_at = clock_timestamp(), end_reason = $2 WHERE id = $1 
 """
 
 
+class Principal(msgspec.Struct, frozen=True):
+    """The user behind a request, and the session that the access token belongs to."""
+
+    user_id: UUID
+    username: str
+    roles: tuple[str, ...]
+    session_id: UUID
+
+    @property
+    def is_admin(self) -> bool:
+        return "admin" in self.roles
+
+
 class Session(msgspec.Struct, frozen=True):
     """Whose session it is, as Redis keeps it."""
 
@@ -76,9 +89,10 @@ def session_key(session_id: UUID) -> str:
     return f"session:{session_id}"
 
 
-def read_slot(slot: bytes) -> Session:
-    """The session in a slot that holds a value."""
-    return _decode(slot[2:])
+def read_slot(slot: bytes, session_id: UUID) -> Principal:
+    """The principal of a session, from its slot, which must hold a value."""
+    session = _decode(slot[2:])
+    return Principal(session.user, session.username, session.roles, session_id)
 
 
 class Sessions:
@@ -98,6 +112,7 @@ class Sessions:
 
     async def find(self, session_id: UUID) -> bytes | None:
         """The slot of a session that lives, from Postgres, and put into Redis on the way; None for any other."""
+
         async def read() -> bytes | None:
             row = await self._pool.fetchrow(FIND_SESSION, session_id)
             if row is None:

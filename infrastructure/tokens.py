@@ -18,6 +18,7 @@ from uuid import UUID
 import jwt
 import msgspec
 
+from infrastructure.sessions import Principal, session_key
 from infrastructure.settings import Settings
 
 ISSUER: Final = "daybook"
@@ -40,9 +41,12 @@ class Verified(msgspec.Struct):
     user_id: UUID
     session_id: UUID
     expires_at: float
+    # what the token's session and principal are called in Redis
+    session_key: str
+    bucket: str
     # the session's slot in Redis as last seen, and what was made of it: equal bytes need no second decoding
     seen: bytes | None = None
-    principal: object = None
+    principal: Principal | None = None
 
 
 class RefreshToken(msgspec.Struct, frozen=True):
@@ -118,7 +122,9 @@ class Tokens:
             )
             if claims["typ"] != "access":
                 return None
-            return Verified(UUID(claims["sub"]), UUID(claims["sid"]), claims["exp"] + LEEWAY_S)
+            user_id, session_id = UUID(claims["sub"]), UUID(claims["sid"])
+            expires_at = claims["exp"] + LEEWAY_S
+            return Verified(user_id, session_id, expires_at, session_key(session_id), f"principal:{user_id}")
         except (jwt.InvalidTokenError, ValueError, TypeError, AttributeError):
             return None
 

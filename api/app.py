@@ -1,0 +1,67 @@
+"""The HTTP application: five layers around the router, the routes, and what they work with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from litestar import Litestar
+
+from api import auth, health, problems
+from api.context import Services
+from api.middleware.authentication import Authentication
+from api.middleware.correlation_id import CorrelationID
+from api.middleware.logging import Logging
+from api.middleware.rate_limit import RateLimit
+from api.middleware.security_headers import SecurityHeaders
+from infrastructure.logs import configure_logging
+from infrastructure.settings import Settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from litestar.types import ASGIApp
+
+    Layer = Callable[[ASGIApp, Services], ASGIApp]
+
+# Outermost first. Litestar's own middleware runs after routing and never sees a 404, a 405 or a bad Host; these do.
+PIPELINE: Final[tuple[Layer, ...]] = (
+    lambda app, _: CorrelationID(app),
+    lambda app, services: SecurityHeaders(app, services.settings),
+    lambda app, services: RateLimit(app, services),
+    lambda app, services: Authentication(app, services),
+    lambda app, _: Logging(app),
+)
+
+ROUTES: Final[list[Any]] = [
+    *auth.ROUTES,
+    *health.ROUTES,
+]
+
+
+def create_app(settings: Settings | None = None) -> Litestar:
+    """Makes the application. It starts without Postgres and Redis, too, and says so in `/health/ready`."""
+    chosen = load() if settings is None else settings
+    configure_logging(chosen)
+    services = Services(chosen)
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        await services.open()
+        try:
+            yield
+        finally:
+            await services.close()
+
+    app = Litestar(
+        route_handlers=ROUTES,
+        lifespan=[lifespan],
+        exception_handlers={Exception: problems.handle},
+        openapi_config=None,
+        logging_config=None,
+    )
+    app.state["services"] = services
+    for layer in reversed(PIPELINE):
+        app.asgi_handler = layer(app.asgi_handler, services)
+    return app

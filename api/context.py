@@ -1,0 +1,57 @@
+"""What route handlers work with: one `Services` for the process, made by `create_app` and opened by its lifespan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+from asyncpg import Record
+
+from api.admission import Admission
+from infrastructure.cache import Cache
+from infrastructure.grants import Grants
+from infrastructure.passwords import Passwords
+from infrastructure.postgres import open_pool
+from infrastructure.redis import SharedRedis
+from infrastructure.sessions import Sessions
+from infrastructure.settings import Settings
+from infrastructure.tokens import Tokens
+
+if TYPE_CHECKING:
+    from litestar import Request
+
+POOL_SIZE: Final = 8
+
+
+class Services:
+    """Everything outside that a request may need. Nothing here connects before `open`, nor fails when it can't."""
+
+    pool: asyncpg.Pool[Record]
+    sessions: Sessions
+    grants: Grants
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings: Final = settings
+        self.redis: Final = SharedRedis(settings.redis_url)
+        self.cache: Final = Cache(self.redis)
+        self.admission: Final = Admission(settings, self.redis)
+        self.tokens: Final = Tokens(settings)
+        self.passwords: Final = Passwords()
+
+    async def open(self) -> None:
+        """Opens the pools. With Postgres or Redis down it succeeds too; requests then get 503."""
+        self.pool = await open_pool(self.settings, application="api", size=POOL_SIZE, least=0)
+        self.sessions = Sessions(self.pool, self.cache)
+        self.grants = Grants(self.pool, self.cache)
+
+    async def close(self) -> None:
+        """Closes everything; requests that still run get errors."""
+        self.passwords.close()
+        await self.redis.close()
+        await self.pool.close()
+
+
+def services_of(request: Request[Any, Any, Any]) -> Services:
+    """The process's services."""
+    services: Services = request.app.state["services"]
+    return services
