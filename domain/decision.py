@@ -23,7 +23,7 @@ GENESIS = bytes(32)
 _encode = msgspec.json.Encoder().encode
 
 
-class Stamp(msgspec.Struct, frozen=True):
+class Stamp(msgspec.Struct, frozen=True, gc=False):
     """Where and when an event is recorded."""
 
     seq: int
@@ -37,7 +37,7 @@ class Aggregate(Protocol):
         """The figures of the named accounts, as an event carries them."""
 
 
-class Link(msgspec.Struct, frozen=True):
+class Link(msgspec.Struct, frozen=True, gc=False):
     """An entry beside its exact bytes and its hash: SHA-256 of the previous hash and the bytes."""
 
     entry: Entry
@@ -45,7 +45,7 @@ class Link(msgspec.Struct, frozen=True):
     hash: bytes
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """The end of an actor's journal: the last seq and its hash."""
 
     actor: str
@@ -54,7 +54,7 @@ class Head(msgspec.Struct, frozen=True):
     hash: bytes
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of a command: the seq of its last event, or the refusal."""
 
     command: UUID
@@ -85,6 +85,7 @@ def decide(
     A DomainError is that command's outcome and undoes nothing else. Any other exception is a fault of the
     command or of the code: it leaves `state` unusable, and the caller throws everything away.
     """
+    recorded_text = format_time(recorded_at)
     links: list[Link] = []
     outcomes: list[Outcome] = []
     for recorded in commands:
@@ -96,21 +97,22 @@ def decide(
         for event in events:
             stamp = Stamp(head.seq + 1, recorded_at)
             touched = rulebook.appliers[type(event)](event, state, stamp)
-            link = _link(head, stamp, recorded, event, state.snapshots(touched))
+            link = _link(head, recorded_text, recorded, event, state.snapshots(touched))
             links.append(link)
             head = Head(head.actor, head.epoch, stamp.seq, link.hash)
         outcomes.append(Outcome(recorded.id, head.seq))
     return Decision(links, outcomes, head)
 
 
-def _link(head: Head, stamp: Stamp, recorded: Recorded, event: Event, balances: tuple[Balance, ...]) -> Link:
+def _link(head: Head, recorded_at: str, recorded: Recorded, event: Event, balances: tuple[Balance, ...]) -> Link:
+    seq = head.seq + 1
     entry = Entry(
         head.actor,
         head.epoch,
-        stamp.seq,
-        f"{head.actor}/{head.epoch}/{stamp.seq}",
+        seq,
+        f"{head.actor}/{head.epoch}/{seq}",
         type(event).__name__,
-        format_time(stamp.recorded_at),
+        recorded_at,
         recorded.id,
         recorded.correlation_id,
         event,

@@ -34,7 +34,7 @@ class Refusal(msgspec.Struct, frozen=True):
         return cls(error.code, error.detail, error.faults)
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """A command as a turn takes it from the mailbox."""
 
     id: UUID
@@ -46,7 +46,7 @@ class Recorded(msgspec.Struct, frozen=True):
     accepted_at: datetime
 
 
-class Balance(msgspec.Struct, frozen=True):
+class Balance(msgspec.Struct, frozen=True, gc=False):
     """An account's sums and balances after an event, decimal strings of the currency's full scale."""
 
     account: str
@@ -59,7 +59,7 @@ class Balance(msgspec.Struct, frozen=True):
     available: str
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One journal entry. Its JSON encoding, once made, is the event: hashed, stored and published as these bytes."""
 
     actor: str

@@ -10,6 +10,9 @@ from typing import Final
 LIMIT_MINOR: Final = 10**38
 """Every total of an account stays below this many minor units, in either direction."""
 
+_UNITS: Final = tuple(10**scale for scale in range(19))
+_PATTERNS: Final = tuple(f"%d.%0{scale}d" for scale in range(19))
+
 
 def decimals_of(text: str) -> int:
     """How many digits `text` (a decimal string) has after its point."""
@@ -32,6 +35,7 @@ def format_minor(minor: int, scale: int) -> str:
     """Writes minor units as a decimal string with all `scale` decimals: 1250 at scale 2 is `12.50`."""
     if scale == 0:
         return str(minor)
-    digits = str(abs(minor)).rjust(scale + 1, "0")
-    sign = "-" if minor < 0 else ""
-    return f"{sign}{digits[:-scale]}.{digits[-scale:]}"
+    if minor < 0:
+        return "-" + format_minor(-minor, scale)
+    text: str = _PATTERNS[scale] % divmod(minor, _UNITS[scale])
+    return text

@@ -85,7 +85,7 @@ class OpenAccount(Command, frozen=True):
     metadata: Metadata | None = None
 
 
-class Posting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Posting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Debit one account and credit another by the same amount."""
 
     debit: AccountName

@@ -31,7 +31,7 @@ class AccountOpened(Event, frozen=True):
     metadata: dict[str, str]
 
 
-class PostedLine(msgspec.Struct, frozen=True):
+class PostedLine(msgspec.Struct, frozen=True, gc=False):
     """One posting as it was applied."""
 
     debit: str

@@ -89,9 +89,9 @@ def _movements(legs: list[rules.Leg]) -> dict[str, rules.Movement]:
     for leg in legs:
         if leg.debit is None or leg.credit is None:
             raise AssertionError("the rules on postings were not checked")
-        minor = parse_minor(leg.posting.amount, leg.debit.scale)
-        _movement(movements, leg.debit, leg.index).debits += minor
-        _movement(movements, leg.credit, leg.index).credits += minor
+        leg.minor = parse_minor(leg.posting.amount, leg.debit.scale)
+        _movement(movements, leg.debit, leg.index).debit(leg.minor)
+        _movement(movements, leg.credit, leg.index).credit(leg.minor)
     return movements
 
 
@@ -103,9 +103,10 @@ def _movement(movements: dict[str, rules.Movement], account: Account, index: int
 
 
 def _line(leg: rules.Leg) -> PostedLine:
-    posting, scale = leg.posting, leg.scale
-    amount = format_minor(parse_minor(posting.amount, scale), scale)
-    return PostedLine(posting.debit, posting.credit, amount, leg.debit.currency if leg.debit is not None else "")
+    if leg.debit is None:
+        raise AssertionError("the rules on postings were not checked")
+    account = leg.debit
+    return PostedLine(leg.posting.debit, leg.posting.credit, format_minor(leg.minor, account.scale), account.currency)
 
 
 def _full_scale(text: str | None, scale: int) -> str | None:

@@ -57,15 +57,22 @@ class Account(msgspec.Struct):
     def snapshot(self) -> Balance:
         """The account's figures as an event carries them."""
         money, scale = format_minor, self.scale
+        balance = money(self.balance, scale)
+        if self.pending_debits or self.pending_credits:
+            held, reserved = money(self.pending_debits, scale), money(self.pending_credits, scale)
+            available = money(self.available, scale)
+        else:
+            held = reserved = money(0, scale)
+            available = balance
         return Balance(
             self.name,
             self.currency,
             money(self.posted_debits, scale),
             money(self.posted_credits, scale),
-            money(self.pending_debits, scale),
-            money(self.pending_credits, scale),
-            money(self.balance, scale),
-            money(self.available, scale),
+            held,
+            reserved,
+            balance,
+            available,
         )
 
 

@@ -14,32 +14,42 @@ from domain.money import LIMIT_MINOR, decimals_of, parse_minor
 from domain.specification import Rule, Specification
 
 
-class Leg(msgspec.Struct, frozen=True):
-    """A posting beside the accounts it names, None where the ledger has no such account."""
+class Leg(msgspec.Struct, gc=False):
+    """A posting beside the accounts it names, None where the ledger has no such account.
+
+    `minor` is the amount in minor units, once it is known to fit the currency's scale.
+    """
 
     index: int
     posting: Posting
     debit: Account | None
     credit: Account | None
+    minor: int = 0
 
     @property
     def scale(self) -> int:
         return self.debit.scale if self.debit is not None else 0
 
 
-class Movement(msgspec.Struct):
-    """What a transaction as a whole does to one account, in minor units. `index`: the first posting that names it."""
+class Movement(msgspec.Struct, gc=False):
+    """What a transaction as a whole does to one account, in minor units. `index`: the first posting that names it.
+
+    `net` is how far the balance moves; positive is up.
+    """
 
     account: Account
     index: int
     debits: int = 0
     credits: int = 0
+    net: int = 0
 
-    @property
-    def net(self) -> int:
-        """How far the balance moves; positive is up."""
-        change = self.debits - self.credits
-        return change if self.account.debit_normal else -change
+    def debit(self, minor: int) -> None:
+        self.debits += minor
+        self.net += minor if self.account.debit_normal else -minor
+
+    def credit(self, minor: int) -> None:
+        self.credits += minor
+        self.net -= minor if self.account.debit_normal else -minor
 
 
 def _refusal(code: str, detail: str, pointer: str, place: str) -> DomainError:
@@ -53,7 +63,7 @@ def _at(index: int, code: str, detail: str, place: str) -> DomainError:
 # -- access -----------------------------------------------------------------------------------------------------------
 
 
-class Asked(msgspec.Struct, frozen=True):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """The ledger, and whether the one who asks holds the role the command needs."""
 
     ledger: Ledger
@@ -131,9 +141,7 @@ class Registering(msgspec.Struct, frozen=True):
     ledger: Ledger
 
 
-code_is_free: Specification[Registering] = Specification(
-    lambda r: r.ledger.currencies.scale_of(r.command.code) is None
-)
+code_is_free: Specification[Registering] = Specification(lambda r: r.ledger.currencies.scale_of(r.command.code) is None)
 REGISTER_CURRENCY: Final = (
     Rule(
         code_is_free,
@@ -150,7 +158,7 @@ REGISTER_CURRENCY: Final = (
 # -- posting a transaction --------------------------------------------------------------------------------------------
 
 
-class Referring(msgspec.Struct, frozen=True):
+class Referring(msgspec.Struct, frozen=True, gc=False):
     reference: str | None
     ledger: Ledger
 
