@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from litestar import Litestar
 
-from api import auth, health, problems
+from api import accounts, auth, batches, bulk, currencies, health, jobs, ledgers, problems, transactions
 from api.context import Services
 from api.middleware.authentication import Authentication
 from api.middleware.correlation_id import CorrelationID
@@ -37,6 +37,13 @@ PIPELINE: Final[tuple[Layer, ...]] = (
 ROUTES: Final[list[Any]] = [
     *auth.ROUTES,
     *health.ROUTES,
+    *ledgers.ROUTES,
+    *currencies.ROUTES,
+    *accounts.ROUTES,
+    *transactions.ROUTES,
+    *bulk.ROUTES,
+    *jobs.ROUTES,
+    *batches.ROUTES,
 ]
 
 

@@ -8,6 +8,9 @@ import asyncpg
 from asyncpg import Record
 
 from api.admission import Admission
+from api.queries import Answer, Queries
+from api.recording import Recorder, Recording
+from domain.bus import QueryBus
 from infrastructure.cache import Cache
 from infrastructure.grants import Grants
 from infrastructure.passwords import Passwords
@@ -29,6 +32,8 @@ class Services:
     pool: asyncpg.Pool[Record]
     sessions: Sessions
     grants: Grants
+    recorder: Recorder
+    queries: QueryBus[Answer]
 
     def __init__(self, settings: Settings) -> None:
         self.settings: Final = settings
@@ -37,15 +42,19 @@ class Services:
         self.admission: Final = Admission(settings, self.redis)
         self.tokens: Final = Tokens(settings)
         self.passwords: Final = Passwords()
+        self._recording: Final = Recording(settings)
 
     async def open(self) -> None:
         """Opens the pools. With Postgres or Redis down it succeeds too; requests then get 503."""
         self.pool = await open_pool(self.settings, application="api", size=POOL_SIZE, least=0)
         self.sessions = Sessions(self.pool, self.cache)
         self.grants = Grants(self.pool, self.cache)
+        self.recorder = await self._recording.open()
+        self.queries = Queries(self.pool, self.cache, self.settings.cache_ttl_s).bus()
 
     async def close(self) -> None:
         """Closes everything; requests that still run get errors."""
+        await self._recording.close()
         self.passwords.close()
         await self.redis.close()
         await self.pool.close()

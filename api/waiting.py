@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -148,3 +148,19 @@ async def within(future: asyncio.Future[Job], seconds: float) -> Job | None:
     """The job, or None when it does not come in time."""
     done, _ = await asyncio.wait((future,), timeout=seconds)
     return future.result() if done and not future.cancelled() else None
+
+
+class Unfinished(Protocol):
+    """Tells which of some jobs is to be applied last."""
+
+    async def last_unfinished(self, jobs: Sequence[UUID]) -> UUID | None: ...
+
+
+async def all_finished(log: Unfinished, waiters: Waiters, actor: str, jobs: Sequence[UUID], seconds: float) -> bool:
+    """Whether all of `jobs` have finished, or do so in time. They are applied in order, so the last one is awaited."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while (last := await log.last_unfinished(jobs)) is not None:
+        left_s = deadline - asyncio.get_running_loop().time()
+        if left_s <= 0 or await waiters.outcome(actor, last, left_s) is None:
+            return False
+    return True

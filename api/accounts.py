@@ -1,0 +1,27 @@
+"""Accounts: opening one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from litestar import Request, Response, post
+
+from api.commands import Form
+from api.ledgers import accept_for
+from api.queries import GetAccount
+from domain.ledger.commands import OpenAccount
+
+OPEN_ACCOUNT: Final = Form(
+    OpenAccount,
+    "accounts",
+    lambda ledger, command, _job: f"/v1/ledgers/{ledger}/accounts/{command.name}",
+    lambda ledger, command, _job, seq: GetAccount(ledger=ledger, name=command.name, min_version=seq),
+)
+
+
+@post("/v1/ledgers/{ledger:str}/accounts", status_code=202, summary="Open an account")
+async def open_account(request: Request[Any, Any, Any], ledger: str) -> Response[bytes]:
+    return await accept_for(request, OPEN_ACCOUNT, ledger)
+
+
+ROUTES: Final[list[Any]] = [open_account]

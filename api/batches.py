@@ -1,0 +1,92 @@
+"""Batches: what became of the commands of a bulk request."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from litestar import Request, Response, get
+
+from api.context import services_of
+from api.edge import caller
+from api.jobs import id_of, job_problem, viewer_of
+from api.preferences import wait_of
+from api.problems import Problem
+from api.waiting import all_finished
+from domain.clock import format_time
+from domain.errors import NotFoundError
+from infrastructure.command_log import UNFINISHED, Batch, CommandLog
+
+MOST_REFUSALS: Final = 100
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class BatchRefusal(msgspec.Struct, frozen=True):
+    """A command that a rule refused; `index` is its place in the request."""
+
+    job: UUID
+    index: int
+    problem: Problem | None
+
+
+class BatchView(msgspec.Struct, frozen=True):
+    """A batch as JSON."""
+
+    id: UUID
+    ledger: str
+    atomic: bool
+    total: int
+    done: bool
+    accepted_at: str
+    finished_at: str | None
+    counts: dict[str, int]
+    refusals: list[BatchRefusal]
+    refusals_total: int
+
+
+def batch_path(batch: UUID) -> str:
+    return f"/v1/batches/{batch}"
+
+
+async def batch_view(log: CommandLog, batch: Batch) -> BatchView:
+    """The batch as it is now."""
+    tally = await log.tally(batch, MOST_REFUSALS)
+    done = not any(tally.counts[status] for status in UNFINISHED)
+    return BatchView(
+        id=batch.id,
+        ledger=batch.actor.partition(":")[2],
+        atomic=False,
+        total=len(batch.jobs),
+        done=done,
+        accepted_at=format_time(batch.accepted_at),
+        finished_at=format_time(tally.finished_at) if done and tally.finished_at is not None else None,
+        counts=tally.counts,
+        refusals=[BatchRefusal(job.id, index, job_problem(job)) for index, job in tally.refusals],
+        refusals_total=tally.counts["rejected"],
+    )
+
+
+def batch_response(view: BatchView, headers: dict[str, str]) -> Response[bytes]:
+    """The batch, to be asked again in a second while it is unfinished."""
+    if not view.done:
+        headers = {**headers, "retry-after": "1"}
+    return Response(_encode(view), status_code=200, media_type="application/json", headers=headers)
+
+
+@get("/v1/batches/{batch:str}", summary="One batch; Prefer: wait=N waits until all its jobs have finished")
+async def get_batch(request: Request[Any, Any, Any], batch: str) -> Response[bytes]:
+    recorder = services_of(request).recorder
+    found = await recorder.log.find_batch(id_of(batch), viewer_of(caller(request)))
+    if found is None:
+        raise NotFoundError
+    seconds = wait_of(request)
+    headers = {}
+    if seconds is not None:
+        headers["preference-applied"] = "wait"
+        await all_finished(recorder.log, recorder.waiters, found.actor, found.jobs, seconds)
+    return batch_response(await batch_view(recorder.log, found), headers)
+
+
+ROUTES: Final[list[Any]] = [get_batch]

@@ -1,0 +1,215 @@
+"""Commands on their way from a request to the daybook, and their answers.
+
+Every command route decodes its body and hands an `Intent` to `accept`, which refuses in the order of the contract:
+replay look-up, 404 and 403, 422, a full mailbox. The look-up is made only when something would be refused: otherwise
+the daybook itself finds out whether a key was used, in the transaction that would write the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
+from hashlib import sha256
+from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+from litestar import Request, Response
+from uuid_utils.compat import uuid7
+
+from api.context import services_of
+from api.decoding import Attempt, Document, invalid, parse_json, read_body, try_decode
+from api.edge import caller, edge_of
+from api.jobs import job_path, job_problem, job_response
+from api.preferences import key_faults, key_of, wait_of
+from api.problems import problem_response
+from api.recording import Address, Recorder, encode
+from api.waiting import within
+from domain.catalog import KIND_OF
+from domain.errors import DomainError, Fault, InfrastructureError
+from domain.messages import Command, Query
+from infrastructure.command_log import Asked, Held, Job, Key, Receipt, reused
+
+C = TypeVar("C", bound=Command)
+
+AnyRequest = Request[Any, Any, Any]
+
+REPLAYED: Final = {"idempotent-replayed": "true"}
+
+
+class Form(msgspec.Struct, Generic[C], frozen=True):
+    """What the API knows of a kind of command, alike for its own route and in bulk.
+
+    `path` is its route within the ledger, `resource` what it makes, `query` asks for that at a version or newer, and
+    `faults` finds what a type can't say to be wrong.
+    """
+
+    command: type[C]
+    path: str
+    resource: Callable[[str, C, UUID], str]
+    query: Callable[[str, C, UUID, int], Query]
+    faults: Callable[[C], Iterable[Fault]] = lambda _: ()
+
+
+class Intent(msgspec.Struct, Generic[C], frozen=True):
+    """What a request asks for. `ledger` is None if not even that could be read.
+
+    `admit` raises 404 and 403 for who may not ask. `admit_reader` does so for who may not see what came of it, such as
+    the submitter of a replay whose grant is gone: the job is still theirs to see, the ledger's contents are not.
+    """
+
+    form: Form[C]
+    ledger: str | None
+    document: Document
+    attempt: Attempt[C]
+    admit: Callable[[], Awaitable[None]]
+    admit_reader: Callable[[], Awaitable[None]]
+    reserves: bool = False
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """What every command's request carries beside its body."""
+
+    principal: UUID
+    correlation_id: str
+    key: str | None
+    wait_s: int | None
+
+    @classmethod
+    def of(cls, request: AnyRequest) -> Envelope:
+        return cls(caller(request).user_id, edge_of(request).correlation_id, key_of(request), wait_of(request))
+
+    def usable_key(self) -> str | None:
+        return None if key_faults(self.key) else self.key
+
+
+def request_hash(path: str, query: Iterable[tuple[str, str]], body: bytes) -> bytes:
+    """What tells whether two POST requests under one key are the same. `body` comes in its canonical form."""
+    return sha256(b"\n".join((b"POST", path.encode(), encode(sorted(query)), body))).digest()
+
+
+async def read_command(request: AnyRequest, kind: type[C]) -> tuple[Document, Attempt[C]]:
+    """The body: 413, 415 and 400 are raised here, 422 waits in the attempt."""
+    document = parse_json(await read_body(request))
+    return document, try_decode(document, kind)
+
+
+async def accept(request: AnyRequest, intent: Intent[C]) -> Response[bytes]:
+    """Accepts one command, or answers what its key stands for."""
+    envelope = Envelope.of(request)
+    recorder = services_of(request).recorder
+    job = uuid7()
+    key = _key(request, intent, envelope, job)
+    try:
+        await intent.admit()
+        command = _checked(intent, envelope)
+        actor = f"ledger:{intent.ledger}"
+        await recorder.depths.admit(actor, 1)
+    except DomainError:
+        held = None if key is None else await _look_up(recorder, f"ledger:{intent.ledger}", envelope, key)
+        if held is None:
+            raise
+        return await _replay(request, intent, envelope, held)
+    address = Address(
+        job,
+        actor,
+        envelope.principal,
+        envelope.correlation_id,
+        intent.form.resource(intent.ledger or "", command, job),
+        key,
+        intent.ledger if intent.reserves else None,
+    )
+    return await _record(request, intent, envelope, command, address)
+
+
+async def _record(
+    request: AnyRequest, intent: Intent[C], envelope: Envelope, command: C, address: Address
+) -> Response[bytes]:
+    recorder = services_of(request).recorder
+    waiting = nullcontext() if envelope.wait_s is None else recorder.waiters.expecting(address.actor, address.job)
+    with waiting as future:
+        receipt = await recorder.commands.dispatch(command, address)
+        if receipt.replay is not None:
+            return await _replay(request, intent, envelope, receipt.replay)
+        finished = None
+        if future is not None and envelope.wait_s is not None:
+            finished = await within(future, envelope.wait_s)
+    return await _answer(request, intent, envelope, finished or _fresh(command, address, receipt), {})
+
+
+async def _replay(request: AnyRequest, intent: Intent[C], envelope: Envelope, held: UUID) -> Response[bytes]:
+    recorder = services_of(request).recorder
+    job = await recorder.log.find_job(held)
+    if job is None:
+        raise InfrastructureError("The job of this key can't be read.")
+    if envelope.wait_s is not None and not job.finished:
+        job = await recorder.waiters.outcome(job.actor, job.id, envelope.wait_s) or job
+    return await _answer(request, intent, envelope, job, REPLAYED)
+
+
+async def _answer(
+    request: AnyRequest, intent: Intent[C], envelope: Envelope, job: Job, headers: dict[str, str]
+) -> Response[bytes]:
+    path = job_path(job.id)
+    headers = {**headers, "daybook-job": str(job.id)}
+    if envelope.wait_s is None:
+        return job_response(job, 202, {**headers, "location": path})
+    headers["preference-applied"] = "wait"
+    if not job.finished:
+        return job_response(job, 202, {**headers, "location": path})
+    problem = job_problem(job)
+    if problem is not None:
+        return problem_response(problem, headers)
+    await intent.admit_reader()
+    query = intent.form.query(intent.ledger or "", intent.attempt.value(), job.id, job.seq or 0)
+    answer = await services_of(request).queries.ask(query)
+    headers["location"] = job.resource or path
+    return Response(answer.body, status_code=201, media_type="application/json", headers=headers)
+
+
+def _key(request: AnyRequest, intent: Intent[C], envelope: Envelope, job: UUID) -> Key | None:
+    """The request's key in its scope, None without one that could have been used."""
+    if intent.ledger is None or (key := envelope.usable_key()) is None:
+        return None
+    query = request.query_params.multi_items()
+    return Key(key, request_hash(request.url.path, query, intent.document.canonical()), job)
+
+
+async def _look_up(recorder: Recorder, actor: str, envelope: Envelope, key: Key) -> UUID | None:
+    """The job that answers the request, None if its key is free. Raises DomainError when another request has it."""
+    held = await recorder.find_key(Asked(envelope.principal, actor, key.key))
+    return None if held is None else same_request(held, key)
+
+
+def same_request(held: Held, key: Key) -> UUID:
+    """What the key stands for. Raises DomainError (422 `idempotency_key_reused`) when another request used it."""
+    if held.request_hash != key.request_hash:
+        raise reused(key.place)
+    return held.command
+
+
+def _checked(intent: Intent[C], envelope: Envelope) -> C:
+    faults = (*key_faults(envelope.key), *intent.attempt.faults)
+    if faults:
+        raise invalid(faults)
+    command = intent.attempt.value()
+    if found := tuple(intent.form.faults(command)):
+        raise invalid(found)
+    return command
+
+
+def _fresh(command: Command, address: Address, receipt: Receipt) -> Job:
+    """The job of a command that has just been accepted."""
+    if receipt.accepted_at is None:
+        raise AssertionError("accepted without a time")
+    return Job(
+        address.job,
+        address.actor,
+        KIND_OF[type(command)],
+        "accepted",
+        address.principal,
+        address.correlation_id,
+        address.resource,
+        None,
+        receipt.accepted_at,
+    )

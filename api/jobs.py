@@ -1,0 +1,193 @@
+"""Jobs: commands as their submitters see them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from litestar import Request, Response, get
+
+from api.context import services_of
+from api.decoding import invalid, malformed
+from api.edge import Principal, caller
+from api.preferences import wait_of
+from api.problems import Problem, problem
+from domain.catalog import KINDS
+from domain.clock import format_time
+from domain.errors import Fault, NotFoundError
+from infrastructure.command_log import STATUSES, Filter, Job
+
+MOST_ITEMS: Final = 1_000
+ITEMS: Final = 100
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class JobResult(msgspec.Struct, frozen=True):
+    """What a command that succeeded came to: `seq` is the ledger's version that shows it."""
+
+    resource: str | None
+    seq: int | None
+
+
+class JobLinks(msgspec.Struct, frozen=True):
+    """Where to go from a job."""
+
+    self_: str = msgspec.field(name="self")
+    events: str
+    resource: str | None
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """A job as JSON."""
+
+    id: UUID
+    kind: str
+    actor: str
+    batch: UUID | None
+    status: str
+    accepted_at: str
+    execute_at: str | None
+    finished_at: str | None
+    attempts: int
+    progress: None
+    result: JobResult | None
+    problem: Problem | None
+    links: JobLinks
+
+
+class JobPage(msgspec.Struct, frozen=True):
+    """A page of jobs, newest first."""
+
+    items: list[JobView]
+    next: str | None
+
+
+def job_path(job: UUID) -> str:
+    return f"/v1/jobs/{job}"
+
+
+def job_problem(job: Job) -> Problem | None:
+    """Why the job was refused or set aside."""
+    refusal = job.problem
+    if refusal is None:
+        return None
+    return problem(
+        refusal.code,
+        refusal.detail,
+        instance=job_path(job.id),
+        correlation_id=job.correlation_id,
+        job=str(job.id),
+        faults=refusal.faults,
+    )
+
+
+def job_view(job: Job) -> JobView:
+    path = job_path(job.id)
+    return JobView(
+        id=job.id,
+        kind=job.kind,
+        actor=job.actor,
+        batch=job.batch,
+        status=job.status,
+        accepted_at=format_time(job.accepted_at),
+        execute_at=None if job.execute_at is None else format_time(job.execute_at),
+        finished_at=None if job.finished_at is None else format_time(job.finished_at),
+        attempts=job.attempts,
+        progress=None,
+        result=JobResult(job.resource, job.seq) if job.status == "succeeded" else None,
+        problem=job_problem(job),
+        links=JobLinks(path, f"{path}/events", job.resource),
+    )
+
+
+def job_response(job: Job, status_code: int, headers: dict[str, str]) -> Response[bytes]:
+    """The job as it is, to be asked again in a second while it is unfinished."""
+    if not job.finished:
+        headers = {**headers, "retry-after": "1"}
+    return Response(_encode(job_view(job)), status_code=status_code, media_type="application/json", headers=headers)
+
+
+def viewer_of(principal: Principal) -> UUID | None:
+    """Whose jobs a principal may see: None is everybody's."""
+    return None if {"admin", "operator"} & set(principal.roles) else principal.user_id
+
+
+def id_of(text: str) -> UUID:
+    """An id in a path. Raises NotFoundError for what is none."""
+    try:
+        found = UUID(text)
+    except ValueError:
+        raise NotFoundError from None
+    if str(found) != text.lower():
+        raise NotFoundError
+    return found
+
+
+@get("/v1/jobs/{job:str}", summary="One job; Prefer: wait=N waits until it has finished")
+async def get_job(request: Request[Any, Any, Any], job: str) -> Response[bytes]:
+    recorder = services_of(request).recorder
+    found = await recorder.log.find_job(id_of(job), viewer_of(caller(request)))
+    if found is None:
+        raise NotFoundError
+    seconds = wait_of(request)
+    headers = {}
+    if seconds is not None:
+        headers["preference-applied"] = "wait"
+        if not found.finished:
+            found = await recorder.waiters.outcome(found.actor, found.id, seconds) or found
+    return job_response(found, 200, headers)
+
+
+@get("/v1/jobs", summary="Jobs, newest first")
+async def list_jobs(request: Request[Any, Any, Any]) -> Response[bytes]:
+    log = services_of(request).recorder.log
+    viewer = viewer_of(caller(request))
+    query = request.query_params
+    before = _before(query.get("cursor"))
+    limit = _checked(query)
+    ledger = query.get("ledger")
+    wanted = Filter(
+        viewer, before, query.get("status"), query.get("kind"), None if ledger is None else f"ledger:{ledger}"
+    )
+    found = await log.list_jobs(wanted, limit + 1)
+    page = JobPage(
+        [job_view(job) for job in found[:limit]], _cursor(found[limit - 1].id) if len(found) > limit else None
+    )
+    return Response(_encode(page), media_type="application/json")
+
+
+def _cursor(last: UUID) -> str:
+    return base64.urlsafe_b64encode(last.bytes).decode().rstrip("=")
+
+
+def _before(cursor: str | None) -> UUID | None:
+    if cursor is None:
+        return None
+    try:
+        return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError):
+        raise malformed("The cursor is none that was given out.", (Fault("?cursor", "is not valid"),)) from None
+
+
+def _checked(query: Any) -> int:
+    """The limit. Raises ValidationError (422) naming every parameter that is wrong."""
+    faults = []
+    limit = query.get("limit", str(ITEMS))
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= MOST_ITEMS):
+        faults.append(Fault("?limit", f"must be 1 to {MOST_ITEMS}"))
+    if query.get("status") not in (None, *STATUSES):
+        faults.append(Fault("?status", f"must be one of {', '.join(STATUSES)}"))
+    if query.get("kind") not in (None, *KINDS):
+        faults.append(Fault("?kind", f"must be one of {', '.join(KINDS)}"))
+    if "\0" in query.get("ledger", ""):
+        faults.append(Fault("?ledger", "is not a ledger's id"))
+    if faults:
+        raise invalid(faults)
+    return int(limit)
+
+
+ROUTES: Final[list[Any]] = [get_job, list_jobs]

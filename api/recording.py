@@ -1,0 +1,136 @@
+"""The way from this process to the daybook: the bus, group commit, mailbox limits, the doorbell and those who wait."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from asyncpg import Record
+from redis.asyncio import Redis
+
+from api.depths import Depths
+from api.gathering import Gatherer
+from api.waiting import Waiters
+from domain.bus import CommandBus
+from domain.catalog import KIND_OF
+from domain.ledger.handlers import weight
+from domain.messages import Command
+from infrastructure.command_log import Asked, CommandLog, Draft, Held, Key, Receipt, Submission
+from infrastructure.postgres import open_pool
+from infrastructure.redis import open_redis
+from infrastructure.settings import Settings
+
+MOST_A_FLUSH: Final = 2_000
+"""Commands that share a transaction."""
+BACKLOG: Final = 50_000
+"""Commands that may wait for one."""
+POOL_SIZE: Final = 4
+"""Two flushes and two look-ups at once."""
+
+encode: Final = msgspec.json.Encoder().encode
+
+
+class Bell(Protocol):
+    """Wakes a worker for an actor; returns at once."""
+
+    def ring(self, actor: str, correlation_id: str | None = None) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a command goes, from whom, and as which job. `reserves`: the id of the ledger it creates."""
+
+    job: UUID
+    actor: str
+    principal: UUID
+    correlation_id: str
+    resource: str
+    key: Key | None
+    reserves: str | None
+
+
+def draft_of(kind: str, command: Command, job: UUID, resource: str) -> Draft:
+    """The command as the daybook keeps it."""
+    return Draft(job, kind, encode(command), weight(command), resource)
+
+
+class Recorder:
+    """One for the process. `log` reads jobs and batches; `waiters` tells when they finish."""
+
+    def __init__(self, pool: asyncpg.Pool[Record], redis: Redis, bell: Bell, mailbox_limit: int) -> None:
+        self.log: Final = CommandLog(pool)
+        self.waiters: Final = Waiters(redis, self.log.finished)
+        self.depths: Final = Depths(mailbox_limit, self.log.depth)
+        self.commands: Final[CommandBus[Address, Receipt]] = CommandBus(KIND_OF, self._record)
+        self._bell = bell
+        self._appends: Gatherer[Submission, Receipt] = Gatherer(
+            self.log.append, most=MOST_A_FLUSH, backlog=BACKLOG, weigh=lambda submission: len(submission.drafts)
+        )
+        self._look_ups: Gatherer[Asked, Held | None] = Gatherer(self.log.find_keys, most=MOST_A_FLUSH, backlog=BACKLOG)
+
+    def start(self) -> None:
+        self.waiters.start()
+
+    async def close(self) -> None:
+        """Writes down what has been asked, then ends."""
+        await self._appends.close()
+        await self._look_ups.close()
+        await self.waiters.close()
+        self._bell.close()
+
+    async def submit(self, submission: Submission) -> Receipt:
+        """Writes commands down and wakes a worker. Raises the refusal, or InfrastructureError (503)."""
+        receipt = await self._appends.ask(submission)
+        if receipt.accepted_at is not None:
+            self._bell.ring(submission.actor, submission.correlation_id)
+        return receipt
+
+    async def find_key(self, asked: Asked) -> Held | None:
+        """What an idempotency key stands for already."""
+        return await self._look_ups.ask(asked)
+
+    async def _record(self, kind: str, command: Command, address: Address) -> Receipt:
+        return await self.submit(
+            Submission(
+                address.actor,
+                address.principal,
+                address.correlation_id,
+                (draft_of(kind, command, address.job, address.resource),),
+                () if address.key is None else (address.key,),
+                reserves=address.reserves,
+            )
+        )
+
+
+def open_bell(settings: Settings) -> Bell:
+    """The doorbell of this process."""
+    # Not before it is wanted: Celery's application reads the environment when it is imported.
+    from tasks.doorbell import Doorbell
+
+    return Doorbell(settings)
+
+
+class Recording:
+    """A Recorder with the connections it needs of its own, so that slow reads never hold up what is accepted."""
+
+    recorder: Recorder
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def open(self) -> Recorder:
+        """Connects when first used: Postgres and Redis may be down."""
+        settings = self._settings
+        self._pool = await open_pool(settings, application="api-daybook", size=POOL_SIZE, least=0)
+        self._redis = open_redis(settings)
+        self.recorder = Recorder(self._pool, self._redis, open_bell(settings), settings.mailbox_limit)
+        self.recorder.start()
+        return self.recorder
+
+    async def close(self) -> None:
+        await self.recorder.close()
+        await self._redis.aclose()
+        await self._pool.close()

@@ -1,0 +1,49 @@
+"""Transactions: posting one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from litestar import Request, Response, post
+
+from api.commands import Form
+from api.ledgers import accept_for
+from api.queries import GetTransaction
+from domain.errors import Fault
+from domain.ledger.commands import PostTransaction
+
+MOST_AHEAD: Final = timedelta(seconds=60)
+"""What clocks may differ by."""
+
+
+def post_faults(command: PostTransaction) -> Iterator[Fault]:
+    """A transaction can't take effect in the future, nor before the year 1 in UTC."""
+    moment = command.effective_at
+    if moment is None:
+        return
+    try:
+        is_ahead = moment.astimezone(UTC) > datetime.now(UTC) + MOST_AHEAD
+    except OverflowError:
+        yield Fault("#/effective_at", "must be between the years 1 and 9999 in UTC")
+        return
+    if is_ahead:
+        yield Fault("#/effective_at", "must not be more than 60 seconds in the future")
+
+
+POST_TRANSACTION: Final = Form(
+    PostTransaction,
+    "transactions",
+    lambda ledger, _command, job: f"/v1/ledgers/{ledger}/transactions/{job}",
+    lambda ledger, _command, job, seq: GetTransaction(ledger=ledger, transaction=job, min_version=seq),
+    post_faults,
+)
+
+
+@post("/v1/ledgers/{ledger:str}/transactions", status_code=202, summary="Post a transaction")
+async def post_transaction(request: Request[Any, Any, Any], ledger: str) -> Response[bytes]:
+    return await accept_for(request, POST_TRANSACTION, ledger)
+
+
+ROUTES: Final[list[Any]] = [post_transaction]
