@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from cyclopts import Parameter
 from cli.supervisor import StartError, StopRequested, Supervisor
 from infrastructure import embedded
 from infrastructure.embedded import EmbeddedServerError
-from infrastructure.processes import Program, answers, choose_port, kill_session, started_at
+from infrastructure.processes import Program, answers, choose_port, die_with_parent, kill_session, started_at
 from infrastructure.settings import parse
 
 PROCFILE: Final = Path(__file__).resolve().parents[1] / "Procfile"
@@ -50,6 +51,7 @@ def up(
     scale: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     directory: Annotated[Path, Parameter(name=("--dir", "-d"))] = Path(".daybook"),
     free_ports: bool = False,
+    stop_with_parent: bool = False,
 ) -> None:
     """Run everything: Postgres, Valkey, a Kafka broker, the API, the workers, beat and Flower.
 
@@ -61,7 +63,11 @@ def up(
         Folder for data, secrets and logs; another folder is another installation.
     free_ports
         Take any free ports instead of the usual ones.
+    stop_with_parent
+        Stop when the process that started this one ends, as `make` does when it is killed.
     """
+    if stop_with_parent:
+        die_with_parent(signal.SIGTERM)
     try:
         state = embedded.make_state_directory(directory)
         with _only_one(state):

@@ -99,7 +99,7 @@ def launch(state: Path, *, arguments: tuple[str, ...] = (), environment: Mapping
     """Starts `daybook up` in a folder of its own, on free ports, with no setting of the surrounding environment."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
     output = tempfile.NamedTemporaryFile(prefix="daybook-up-", suffix=".log")  # noqa: SIM115
-    command = [sys.executable, "-m", "cli", "up", "--dir", str(state), "--free-ports", *arguments]
+    command = [sys.executable, "-m", "cli", "up", "--dir", str(state), "--free-ports", "--stop-with-parent", *arguments]
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -116,6 +116,8 @@ def running_stack(
     state: Path, *, arguments: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
 ) -> Iterator[Stack]:
     """`daybook up` for the length of a `with`; nothing of it may be left at the end."""
+    # one that was killed could not take it away
+    (state / "connection.json").unlink(missing_ok=True)
     stack = launch(state, arguments=arguments, environment=environment)
     try:
         stack.await_ready()
