@@ -57,7 +57,10 @@ _CONTAINERS: Final = (dict, list)
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A body that is well-formed JSON. `unstorable`: strings with NUL or half a surrogate pair, which no text column takes."""
+    """A body that is well-formed JSON.
+
+    `unstorable` names strings with NUL or half a surrogate pair, which no text column takes.
+    """
 
     content: Any
     unstorable: tuple[Fault, ...] = ()
@@ -287,7 +290,7 @@ class _Inspection:
         self.unknown: list[Fault] = []
 
     def check(self, value: Any, kind: Any, pointer: str, message: str | None = None) -> None:
-        """`kind` is a type as a field declares it; `message` is what a fault is to say, unless the type knows better."""
+        """`kind` is a type as a field declares it; `message` is what a fault says, unless the type knows better."""
         base, metas = _bare(kind)
         message = next((meta.description for meta in metas if meta.description), message)
         origin = get_origin(base)

@@ -4,14 +4,16 @@ One `Edge` a request, made by CorrelationID and kept in `scope["state"]["edge"]`
 
 - `principal`: who is asking. Set whenever the path is protected (`/v1/…`, `/auth/me`, …); `caller(request)` gives it
   or raises 401, and is what handlers call, so that a path which slipped past the layer stays shut.
-- `grant`: the raw slot of `grant:{ledger}:{user}` as RateLimit's one Redis trip found it; read it by `api.access.authorise`.
-- `target`: what path and query are about (`api.targets.Target`); for a GET below `/v1/ledgers/{ledger}` also where its
-  answer belongs in Redis. `target.view`: the slot of a single thing, `view:{ledger}:account:{name}` or
-  `view:{ledger}:transaction:{id}`, when there are no query parameters but `min_version`. `target.tail`: of anything else
-  the end of a list's key, path and query sorted and without `min_version`; the key is `cache.list_key(ledger, seq, tail)`
-  with `seq` = `{epoch}.{seq}` of the snapshot that answered. Both empty: the answer is not to be cached.
-- `cached`: what Redis held there: a slot `V:{epoch}.{version}.{seq}\\n{json}` (leases and tombstones come as None), or a
-  list's stored bytes. None: ask Postgres, and fill.
+- `grant`: the slot of `grant:{ledger}:{user}` as RateLimit's one trip to Redis found it, for `api.access.authorise`.
+- `target`: what path and query are about (`api.targets.Target`), and where the answer of a GET belongs in Redis:
+    - `target.view`: the slot of a single thing, `view:{ledger}:account:{name}` or `view:{ledger}:transaction:{id}`,
+      when there are no query parameters but `min_version`;
+    - `target.tail`: for anything else below `/v1/ledgers/{ledger}` the end of a list's key: path and query, sorted,
+      without `min_version`. The key is `cache.list_key(ledger, seq, tail)` with `seq` = `{epoch}.{seq}` of the snapshot
+      that answered;
+    - both empty: the answer is not to be cached.
+- `cached`: what Redis held there. For a view its slot `V:{epoch}.{version}.{seq}\\n{json}` (leases and tombstones come
+  as None), for a list the stored bytes. None: ask Postgres, and fill.
 - `ledger_seq`: `{epoch}.{seq}` from the slot `seq:{ledger}`, for lists only; None when it is absent or being written.
 """
 

@@ -1,4 +1,4 @@
-"""`/health/live`: this process answers. `/health/ready`: so does everything it needs, or the name of what is missing."""
+"""`/health/live`: this process answers. `/health/ready`: so does all that it needs, or the name of what is missing."""
 
 from __future__ import annotations
 
