@@ -7,17 +7,21 @@ failure the producer is emptied and thrown away: a later call starts afresh, wit
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from domain.errors import InfrastructureError
 from infrastructure.settings import Settings
 
 PUBLISH_S: Final = 10.0
 """Seconds after which a publish that has not been acknowledged in full counts as failed."""
+
+LOST_S: Final = 2.0
+"""The same once no broker can be reached: whoever else wants this process need not wait longer."""
 
 MESSAGE_BYTES: Final = 8 * 1024 * 1024
 """The largest event: 1,000 postings between accounts with the longest names have about 3 MB."""
@@ -32,7 +36,11 @@ class KafkaRecord(msgspec.Struct, frozen=True):
 
 
 class KafkaUnavailable(InfrastructureError):
-    """The broker did not take everything in time. What it took is a prefix of what was published."""
+    """The broker did not take everything in time. `taken` says how many of the first records it surely has."""
+
+    def __init__(self, detail: str, taken: int = 0) -> None:
+        super().__init__(detail)
+        self.taken: Final = taken
 
 
 class Kafka:
@@ -55,7 +63,10 @@ class Kafka:
             return self._producer is not None
 
     async def publish(self, topic: str, records: Sequence[KafkaRecord]) -> None:
-        """Publishes in order and waits until every replica in sync has all of it. Raises KafkaUnavailable."""
+        """Publishes records of one key in order, and waits until every replica in sync has all of them.
+
+        Raises KafkaUnavailable.
+        """
         async with self._turn:
             await asyncio.to_thread(self._publish, topic, records)
 
@@ -65,26 +76,34 @@ class Kafka:
             await asyncio.to_thread(self._discard)
 
     def _publish(self, topic: str, records: Sequence[KafkaRecord]) -> None:
-        failed: list[KafkaError] = []
-
-        def report(error: KafkaError | None, _: Message) -> None:
-            if error is not None:
-                failed.append(error)
-
+        answers: list[KafkaError | None] = []
         try:
             producer = self._producer = self._producer or self._connect()
             for record in records:
                 producer.produce(
-                    topic, value=record.value, key=record.key, headers=list(record.headers), on_delivery=report
+                    topic,
+                    value=record.value,
+                    key=record.key,
+                    headers=list(record.headers),
+                    on_delivery=lambda error, _: answers.append(error),
                 )
-            left = producer.flush(self._publish_s)
+            self._await_answers(producer)
         except (KafkaException, BufferError) as error:
             self._discard()
             raise KafkaUnavailable(f"Kafka: {error}") from error
-        if left or failed:
-            why = self._trouble or (failed[0].str() if failed else f"{left} events unacknowledged")
+        # one key at a time comes here, so the answers come in the records' order
+        taken = next((number for number, error in enumerate(answers) if error is not None), len(answers))
+        if taken < len(records):
+            why = self._trouble or next((str(error) for error in answers if error is not None), "no answer in time")
             self._discard()
-            raise KafkaUnavailable(f"Kafka: {why}")
+            raise KafkaUnavailable(f"Kafka: {why}", taken)
+
+    def _await_answers(self, producer: Producer) -> None:
+        began = time.monotonic()
+        while producer.flush(0.1):
+            waited = time.monotonic() - began
+            if waited > self._publish_s or (self._trouble and waited > LOST_S):
+                return
 
     def _connect(self) -> Producer:
         self._trouble = ""

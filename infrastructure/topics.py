@@ -19,7 +19,8 @@ SUBSCRIBER: Final = "kafka"
 ACTOR_TYPES: Final = ("ledger",)
 # events are keyed by actor; more partitions than this machine's worth of consumers, since adding some reorders keys
 PARTITIONS: Final = 12
-TIMEOUT_S: Final = 10
+CREATE_S: Final = 10
+LOOK_S: Final = 3
 
 
 def topic_of(actor_type: str) -> str:
@@ -32,10 +33,10 @@ async def ensure_topics(db: Connection[Record] | PoolConnectionProxy[Record], se
 
     The embedded broker forgets all it had when it stops, and a new cluster has nothing yet. The replay is recorded
     before the topics exist: if this process dies in between, the next one still finds them missing.
-    Raises confluent_kafka.KafkaException if the broker can't be reached within 10 s.
+    Raises confluent_kafka.KafkaException if the broker can't be reached within 3 s.
     """
     admin = AdminClient(connection(settings))
-    there = (await asyncio.to_thread(admin.list_topics, timeout=TIMEOUT_S)).topics
+    there = (await asyncio.to_thread(admin.list_topics, timeout=LOOK_S)).topics
     missing = [actor_type for actor_type in ACTOR_TYPES if topic_of(actor_type) not in there]
     if not missing:
         return False
@@ -58,7 +59,7 @@ def _create(admin: AdminClient, topics: Sequence[str]) -> None:
         )
         for topic in topics
     ]
-    for created in admin.create_topics(wanted, request_timeout=TIMEOUT_S).values():
+    for created in admin.create_topics(wanted, request_timeout=CREATE_S).values():
         try:
             created.result()
         except KafkaException as error:

@@ -139,7 +139,7 @@ class Deliveries:
             await subscriber.close()
 
     async def _catch_up(self, target: Subscriber, held: Lease, until: float) -> bool:
-        while lines := await journal.page(self._pool, held.actor, held.position, lines=PAGE_LINES, size=PAGE_BYTES):
+        while lines := await self._next(held):
             await self._publish(target, held, lines)
             self._breakers[held.subscriber].succeeded()
             if await journal.finish(self._pool, held, lines[-1].seq):
@@ -155,6 +155,11 @@ class Deliveries:
         if not await journal.finish(self._pool, held, held.position):
             await journal.release(self._pool, held)
         return False
+
+    async def _next(self, held: Lease) -> list[Line]:
+        # whom a whole page took too long gets half of it, down to one event: a slow line makes progress too
+        lines = max(1, PAGE_LINES >> held.failures)
+        return await journal.page(self._pool, held.actor, held.position, lines=lines, size=PAGE_BYTES)
 
     async def _publish(self, target: Subscriber, held: Lease, lines: Sequence[Line]) -> None:
         taken = 0

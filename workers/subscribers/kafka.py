@@ -16,7 +16,7 @@ from infrastructure.journal import Line, read_label
 from infrastructure.kafka import Kafka, KafkaRecord, KafkaUnavailable
 from infrastructure.settings import Settings
 from infrastructure.topics import SUBSCRIBER, ensure_topics, topic_of
-from workers.delivery import Rewound
+from workers.delivery import Interrupted, Rewound
 
 NAME: Final = SUBSCRIBER
 _SPECVERSION: Final = ("ce_specversion", b"1.0")
@@ -34,7 +34,12 @@ class KafkaSubscriber:
     async def publish(self, actor: str, lines: Sequence[Line]) -> None:
         if not await self._kafka.connected() and await self._topics_were_lost():
             raise Rewound
-        await self._kafka.publish(topic_of(actor.partition(":")[0]), [record_of(actor, line) for line in lines])
+        try:
+            await self._kafka.publish(topic_of(actor.partition(":")[0]), [record_of(actor, line) for line in lines])
+        except KafkaUnavailable as error:
+            if error.taken:
+                raise Interrupted(lines[error.taken - 1].seq) from error
+            raise
 
     async def close(self) -> None:
         await self._kafka.close()
