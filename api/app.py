@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from litestar import Litestar
 
-from api import accounts, auth, batches, bulk, currencies, health, jobs, ledgers, problems, transactions
+from api import accounts, auth, batches, bulk, currencies, health, jobs, ledgers, problems, transactions, views
 from api.context import Services
 from api.middleware.authentication import Authentication
 from api.middleware.correlation_id import CorrelationID
@@ -44,6 +44,7 @@ ROUTES: Final[list[Any]] = [
     *bulk.ROUTES,
     *jobs.ROUTES,
     *batches.ROUTES,
+    *views.ROUTES,
 ]
 
 
@@ -69,6 +70,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         logging_config=None,
     )
     app.state["services"] = services
+    app.asgi_handler = views.Hits(app.asgi_handler)
     for layer in reversed(PIPELINE):
         app.asgi_handler = layer(app.asgi_handler, services)
     return app
