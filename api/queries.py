@@ -104,7 +104,7 @@ class GetCurrency(LedgerQuery, frozen=True, kw_only=True):
 
 
 class GetAccount(LedgerQuery, frozen=True, kw_only=True):
-    account: str
+    name: str
 
 
 class GetTransaction(LedgerQuery, frozen=True, kw_only=True):
@@ -280,7 +280,7 @@ class Queries:
 
     async def get_account(self, query: GetAccount) -> Answer:
         async def read(db: Db) -> bytes | None:
-            found = await projections.find_account(db, query.ledger, query.account)
+            found = await projections.find_account(db, query.ledger, query.name)
             return None if found is None or found.value is None else _slot(found, found.value, found.value.version)
 
         return await self._thing(query, read)

@@ -309,7 +309,7 @@ async def get_account(request: AnyRequest, ledger: str, account: str) -> Any:
         msgspec.convert(account, AccountName)
     except msgspec.ValidationError:
         raise NotFoundError from None
-    return await _ask(request, GetAccount(account=account, **found))
+    return await _ask(request, GetAccount(name=account, **found))
 
 
 @get(f"{LEDGER}/transactions", responses=_spec(ListView[TransactionView]), summary="Its transactions, newest first")
