@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import structlog
+from infrastructure import logs
+from infrastructure.logs import RequestLine
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
-
-log = structlog.get_logger("api.request")
 
 
 class Logging:
@@ -40,13 +40,15 @@ def log_request(scope: Scope, status: int) -> None:
     fields: dict[str, Any] = scope  # type: ignore[assignment]
     edge = fields["state"]["edge"]
     principal = edge.principal
-    log.info(
-        "request",
-        method=fields["method"],
-        route=fields.get("path_template") or edge.path[:100],
-        status=status,
-        ms=round((perf_counter() - edge.started_at) * 1000, 2),
-        principal=None if principal is None else principal.username,
-        address=edge.address,
-        correlation_id=edge.correlation_id,
+    logs.log_request(
+        RequestLine(
+            method=edge.method,
+            route=fields.get("path_template") or edge.path[:100],
+            status=status,
+            ms=round((perf_counter() - edge.started_at) * 1000, 2),
+            principal=None if principal is None else principal.username,
+            address=edge.address,
+            correlation_id=edge.correlation_id,
+            timestamp=datetime.now(UTC),
+        )
     )
