@@ -28,7 +28,9 @@ def dump(url: str) -> str:
 
 def create_all(url: str) -> None:
     async def run() -> None:
-        engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool)
+        engine = create_async_engine(
+            "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool
+        )
         async with engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
         await engine.dispose()
