@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from litestar import Request, Response, post
+from litestar.params import FromPath
 
 from api.commands import Form
 from api.ledgers import accept_for
@@ -20,7 +21,7 @@ OPEN_ACCOUNT: Final = Form(
 
 
 @post("/v1/ledgers/{ledger:str}/accounts", status_code=202, summary="Open an account")
-async def open_account(request: Request[Any, Any, Any], ledger: str) -> Response[bytes]:
+async def open_account(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, OPEN_ACCOUNT, ledger)
 
 

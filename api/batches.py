@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, get
+from litestar.params import FromPath
 
 from api.context import services_of
 from api.edge import caller
@@ -76,7 +77,7 @@ def batch_response(view: BatchView, headers: dict[str, str]) -> Response[bytes]:
 
 
 @get("/v1/batches/{batch:str}", summary="One batch; Prefer: wait=N waits until all its jobs have finished")
-async def get_batch(request: Request[Any, Any, Any], batch: str) -> Response[bytes]:
+async def get_batch(request: Request[Any, Any, Any], batch: FromPath[str]) -> Response[bytes]:
     recorder = services_of(request).recorder
     found = await recorder.log.find_batch(id_of(batch), viewer_of(caller(request)))
     if found is None:

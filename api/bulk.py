@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, post
+from litestar.params import FromPath
 from msgspec import Meta
 from uuid_utils.compat import uuid7
 
@@ -89,7 +90,7 @@ _OWN_MEMBERS: Final = ("kind", "idempotency_key", "label")
 
 
 @post("/v1/ledgers/{ledger:str}/commands", status_code=202, summary="Submit up to 10,000 commands in order")
-async def submit_commands(request: Request[Any, Any, Any], ledger: str) -> Response[bytes]:
+async def submit_commands(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     document = _parse(request, await read_body(request, BULK_LIMIT, JSON_OR_LINES))
     attempt = try_decode(document, Bulk)
     envelope = Envelope.of(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from litestar import Request, Response, post
+from litestar.params import FromPath
 
 from api.commands import Form
 from api.ledgers import accept_for
@@ -20,7 +21,7 @@ REGISTER_CURRENCY: Final = Form(
 
 
 @post("/v1/ledgers/{ledger:str}/currencies", status_code=202, summary="Register a currency of one's own")
-async def register_currency(request: Request[Any, Any, Any], ledger: str) -> Response[bytes]:
+async def register_currency(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, REGISTER_CURRENCY, ledger)
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, get
+from litestar.params import FromPath
 
 from api.context import services_of
 from api.decoding import invalid, malformed
@@ -128,7 +129,7 @@ def id_of(text: str) -> UUID:
 
 
 @get("/v1/jobs/{job:str}", summary="One job; Prefer: wait=N waits until it has finished")
-async def get_job(request: Request[Any, Any, Any], job: str) -> Response[bytes]:
+async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Response[bytes]:
     recorder = services_of(request).recorder
     found = await recorder.log.find_job(id_of(job), viewer_of(caller(request)))
     if found is None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from litestar import Request, Response, post
+from litestar.params import FromPath
 
 from api.commands import Form
 from api.ledgers import accept_for
@@ -42,7 +43,7 @@ POST_TRANSACTION: Final = Form(
 
 
 @post("/v1/ledgers/{ledger:str}/transactions", status_code=202, summary="Post a transaction")
-async def post_transaction(request: Request[Any, Any, Any], ledger: str) -> Response[bytes]:
+async def post_transaction(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, POST_TRANSACTION, ledger)
 
 
