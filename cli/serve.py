@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from infrastructure import settings
-from infrastructure.settings import SettingsError
+from infrastructure.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp
@@ -48,7 +48,6 @@ def api() -> None:
 def create_child_app() -> ASGIApp:
     """The application in one of several processes, which end with the one that started them."""
     from api.app import create_app
-
     from infrastructure.processes import die_with_parent
 
     die_with_parent()
@@ -56,7 +55,7 @@ def create_child_app() -> ASGIApp:
 
 
 def worker(pool: str) -> NoReturn:
-    """Run a Celery worker.
+    """Run a Celery worker. It touches `{pool}-{instance}.alive` in the state folder every 2 s, for health checks.
 
     Parameters
     ----------
@@ -68,9 +67,17 @@ def worker(pool: str) -> NoReturn:
     # said before Celery is imported, and by its class, since its command line also imports Flower's.
     os.environ["REMAP_SIGTERM"] = "SIGQUIT"
     warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
+    from celery.signals import heartbeat_sent
     from celery.utils.nodenames import default_nodename, host_format
 
     from tasks.app import app
+
+    alive = _state_file(chosen, f"{pool}-{chosen.instance}.alive")
+
+    def still_alive(**_: object) -> None:
+        alive.touch()
+
+    heartbeat_sent.connect(still_alive)
 
     made = app.Worker(
         hostname=host_format(default_nodename(f"{pool}-{chosen.instance}@%h")),
@@ -89,11 +96,16 @@ def worker(pool: str) -> NoReturn:
 def beat() -> None:
     """Run Celery's scheduler. One is enough, and two do no harm but ring twice."""
     chosen = settings.load()
-    state = Path(chosen.state_dir)
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
     from tasks.app import app
 
-    app.Beat(schedule=str(state / "beat-schedule"), loglevel=chosen.log_level, quiet=True).run()
+    schedule = _state_file(chosen, "beat-schedule")
+    app.Beat(schedule=str(schedule), loglevel=chosen.log_level, quiet=True).run()
+
+
+def _state_file(chosen: Settings, name: str) -> Path:
+    folder = Path(chosen.state_dir)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / name
 
 
 def flower() -> NoReturn:
