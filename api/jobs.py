@@ -23,6 +23,7 @@ from infrastructure.command_log import STATUSES, Filter, Job
 
 MOST_ITEMS: Final = 1_000
 ITEMS: Final = 100
+_PARAMETERS: Final = frozenset({"cursor", "limit", "status", "ledger", "kind"})
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -147,14 +148,10 @@ async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Respon
 async def list_jobs(request: Request[Any, Any, Any]) -> Response[bytes]:
     log = services_of(request).recorder.log
     viewer = viewer_of(caller(request))
-    query = request.query_params
-    before = _before(query.get("cursor"))
-    limit = _checked(query)
-    ledger = query.get("ledger")
-    wanted = Filter(
-        viewer, before, query.get("status"), query.get("kind"), None if ledger is None else f"ledger:{ledger}"
-    )
-    found = await log.list_jobs(wanted, limit + 1)
+    given = request.query_params.multi_items()
+    before = _before(request.query_params.get("cursor"))
+    limit, wanted = _checked(given)
+    found = await log.list_jobs(msgspec.structs.replace(wanted, viewer=viewer, before=before), limit + 1)
     page = JobPage(
         [job_view(job) for job in found[:limit]], _cursor(found[limit - 1].id) if len(found) > limit else None
     )
@@ -171,24 +168,30 @@ def _before(cursor: str | None) -> UUID | None:
     try:
         return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):
-        raise malformed("The cursor is none that was given out.", (Fault("?cursor", "is not valid"),)) from None
+        fault = Fault("#/cursor", "is none that was given out for this query")
+        raise malformed("The cursor can't be used.", (fault,)) from None
 
 
-def _checked(query: Any) -> int:
-    """The limit. Raises ValidationError (422) naming every parameter that is wrong."""
-    faults = []
+def _checked(given: list[tuple[str, str]]) -> tuple[int, Filter]:
+    """The limit and the filter. Raises ValidationError (422) naming every parameter that is wrong."""
+    query = dict(given)
+    faults = [Fault(f"#/{name}", "is no parameter of this address") for name in query if name not in _PARAMETERS]
+    if len(given) != len(query):
+        faults.append(Fault("#", "a parameter is given more than once"))
     limit = query.get("limit", str(ITEMS))
     if not (limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= MOST_ITEMS):
-        faults.append(Fault("?limit", f"must be 1 to {MOST_ITEMS}"))
+        faults.append(Fault("#/limit", f"must be a whole number from 1 to {MOST_ITEMS}"))
     if query.get("status") not in (None, *STATUSES):
-        faults.append(Fault("?status", f"must be one of {', '.join(STATUSES)}"))
+        faults.append(Fault("#/status", f"must be one of {', '.join(STATUSES)}"))
     if query.get("kind") not in (None, *KINDS):
-        faults.append(Fault("?kind", f"must be one of {', '.join(KINDS)}"))
-    if "\0" in query.get("ledger", ""):
-        faults.append(Fault("?ledger", "is not a ledger's id"))
+        faults.append(Fault("#/kind", f"must be one of {', '.join(KINDS)}"))
+    ledger = query.get("ledger")
+    if ledger is not None and "\0" in ledger:
+        faults.append(Fault("#/ledger", "is no ledger's id"))
     if faults:
         raise invalid(faults)
-    return int(limit)
+    actor = None if ledger is None else f"ledger:{ledger}"
+    return int(limit), Filter(status=query.get("status"), kind=query.get("kind"), actor=actor)
 
 
 ROUTES: Final[list[Any]] = [get_job, list_jobs]

@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 from litestar import Request, Response, get
 from litestar.openapi import ResponseSpec
+from litestar.params import FromPath
 
 from api.context import services_of
 from api.decoding import invalid
@@ -288,22 +289,22 @@ async def list_ledgers(request: AnyRequest) -> Any:
 
 
 @get(LEDGER, responses=_spec(LedgerView), summary="One ledger")
-async def get_ledger(request: AnyRequest, ledger: str) -> Any:
+async def get_ledger(request: AnyRequest, ledger: FromPath[str]) -> Any:
     return await _ask(request, GetLedger(**await _thing(request, ledger)))
 
 
 @get(f"{LEDGER}/currencies", responses=_spec(ListView[CurrencyView]), summary="Its currencies, by code")
-async def list_currencies(request: AnyRequest, ledger: str) -> Any:
+async def list_currencies(request: AnyRequest, ledger: FromPath[str]) -> Any:
     return await _ask(request, ListCurrencies(**await _page(request, ledger, cursor=(str,))))
 
 
 @get(f"{LEDGER}/accounts", responses=_spec(ListView[AccountView]), summary="Its accounts, by name")
-async def list_accounts(request: AnyRequest, ledger: str) -> Any:
+async def list_accounts(request: AnyRequest, ledger: FromPath[str]) -> Any:
     return await _ask(request, ListAccounts(**await _page(request, ledger, "prefix", "currency", cursor=(str,))))
 
 
 @get(ACCOUNT, responses=_spec(AccountView), summary="One account")
-async def get_account(request: AnyRequest, ledger: str, account: str) -> Any:
+async def get_account(request: AnyRequest, ledger: FromPath[str], account: FromPath[str]) -> Any:
     found = await _thing(request, ledger)
     try:
         msgspec.convert(account, AccountName)
@@ -313,7 +314,7 @@ async def get_account(request: AnyRequest, ledger: str, account: str) -> Any:
 
 
 @get(f"{LEDGER}/transactions", responses=_spec(ListView[TransactionView]), summary="Its transactions, newest first")
-async def list_transactions(request: AnyRequest, ledger: str) -> Any:
+async def list_transactions(request: AnyRequest, ledger: FromPath[str]) -> Any:
     found = await _page(request, ledger, "account", "reference", "status", "from", "to", cursor=(int,))
     filters = {name: found.pop(name, None) for name in ("account", "reference", "status")}
     wanted = TransactionFilter(start=found.pop("from", None), end=found.pop("to", None), **filters)
@@ -321,7 +322,7 @@ async def list_transactions(request: AnyRequest, ledger: str) -> Any:
 
 
 @get(TRANSACTION, responses=_spec(TransactionView), summary="One transaction, from the moment it was accepted")
-async def get_transaction(request: AnyRequest, ledger: str, transaction: str) -> Any:
+async def get_transaction(request: AnyRequest, ledger: FromPath[str], transaction: FromPath[str]) -> Any:
     found = await _thing(request, ledger)
     wanted: UUID = id_of(transaction)
     try:
@@ -338,17 +339,17 @@ def _refused(request: AnyRequest, refused: RefusedTransaction) -> Response[bytes
 
 
 @get(f"{LEDGER}/balances", responses=_spec(BalancesView), summary="Sums of its accounts by currency and type")
-async def get_balances(request: AnyRequest, ledger: str) -> Any:
+async def get_balances(request: AnyRequest, ledger: FromPath[str]) -> Any:
     return await _ask(request, GetBalances(**await _page(request, ledger, "prefix", cursor=(str, str))))
 
 
 @get(f"{LEDGER}/trial-balance", responses=_spec(TrialBalanceView), summary="Debits and credits by currency and type")
-async def get_trial_balance(request: AnyRequest, ledger: str) -> Any:
+async def get_trial_balance(request: AnyRequest, ledger: FromPath[str]) -> Any:
     return await _ask(request, GetTrialBalance(**await _thing(request, ledger)))
 
 
 @get(f"{LEDGER}/journal", responses=_spec(JournalLine), summary="Its events, exact bytes and hashes, as NDJSON")
-async def read_journal(request: AnyRequest, ledger: str) -> Any:
+async def read_journal(request: AnyRequest, ledger: FromPath[str]) -> Any:
     parameters = Parameters(request, "after", "limit")
     await admit(request, ledger, "reader")
     values = {"limit": ITEMS, **parameters.values()}
