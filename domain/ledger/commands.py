@@ -41,11 +41,18 @@ Amount = Annotated[
         description="must be a decimal string above zero",
     ),
 ]
-BalanceAmount = Annotated[
+MinBalance = Annotated[
     str,
     Meta(
-        pattern=r"\A(?!-0(\.0+)?\Z)-?(0|[1-9][0-9]{0,37})(\.[0-9]{1,18})?\Z",
-        description="must be a decimal string",
+        pattern=r"\A(0(\.0{1,18})?|-(?=[0-9.]*[1-9])(0|[1-9][0-9]{0,37})(\.[0-9]{1,18})?)\Z",
+        description="must be a decimal string of zero or below",
+    ),
+]
+MaxBalance = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(0|[1-9][0-9]{0,37})(\.[0-9]{1,18})?\Z",
+        description="must be a decimal string of zero or above",
     ),
 ]
 Metadata = Annotated[
@@ -80,8 +87,8 @@ class OpenAccount(Command, frozen=True):
     name: AccountName
     currency: CurrencyCode
     type: AccountType
-    min_balance: BalanceAmount | None = None
-    max_balance: BalanceAmount | None = None
+    min_balance: MinBalance | None = None
+    max_balance: MaxBalance | None = None
     metadata: Metadata | None = None
 
 
