@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from infrastructure import settings
+from infrastructure.logs import configure_logging
 from infrastructure.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def api() -> None:
         lifespan="on",
         # the application writes its own line for each request, and judges proxies itself
         access_log=False,
+        log_config=None,
         log_level=chosen.log_level,
         proxy_headers=False,
         server_header=False,
@@ -67,23 +70,30 @@ def worker(pool: str) -> NoReturn:
     # said before Celery is imported, and by its class, since its command line also imports Flower's.
     os.environ["REMAP_SIGTERM"] = "SIGQUIT"
     warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
-    from celery.signals import heartbeat_sent
+    from celery.signals import heartbeat_sent, worker_ready
     from celery.utils.nodenames import default_nodename, host_format
 
     from tasks.app import app
 
-    alive = _state_file(chosen, f"{pool}-{chosen.instance}.alive")
+    _log_as_json(chosen)
+    alive = alive_file(Path(chosen.state_dir), pool, chosen.instance)
+    alive.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    alive.unlink(missing_ok=True)
 
-    def still_alive(**_: object) -> None:
+    def note_ready(**_: object) -> None:
         alive.touch()
 
-    heartbeat_sent.connect(still_alive)
+    def note_heartbeat(**_: object) -> None:
+        # the first heartbeat comes before the worker takes messages
+        if alive.exists():
+            alive.touch()
 
+    worker_ready.connect(note_ready)
+    heartbeat_sent.connect(note_heartbeat)
     made = app.Worker(
         hostname=host_format(default_nodename(f"{pool}-{chosen.instance}@%h")),
         queues=[pool],
         concurrency=1,
-        loglevel=chosen.log_level,
         task_events=True,
         without_gossip=True,
         without_mingle=True,
@@ -98,14 +108,28 @@ def beat() -> None:
     chosen = settings.load()
     from tasks.app import app
 
-    schedule = _state_file(chosen, "beat-schedule")
-    app.Beat(schedule=str(schedule), loglevel=chosen.log_level, quiet=True).run()
+    _log_as_json(chosen)
+    state = Path(chosen.state_dir)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    app.Beat(schedule=str(state / "beat-schedule"), quiet=True).run()
 
 
-def _state_file(chosen: Settings, name: str) -> Path:
-    folder = Path(chosen.state_dir)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder / name
+def alive_file(state: Path, pool: str, instance: int) -> Path:
+    """What a worker touches every 2 s from when it takes messages, for supervisors and health checks."""
+    return state / f"{pool}-{instance}.alive"
+
+
+def _log_as_json(chosen: Settings) -> None:
+    """Has Celery log as everything else does, and without a line for each message: turns and sweeps log themselves."""
+    from celery.signals import setup_logging
+
+    def configure(**_: object) -> None:
+        configure_logging(chosen)
+        if chosen.log_level != "debug":
+            for chatty in ("celery.worker.strategy", "celery.beat"):
+                logging.getLogger(chatty).setLevel(logging.WARNING)
+
+    setup_logging.connect(configure, weak=False)
 
 
 def flower() -> NoReturn:

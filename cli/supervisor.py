@@ -44,8 +44,6 @@ class Unit:
 
     program: Program
     restart: bool = True
-    # for programs that only say in their output that they are ready
-    ready_line: str | None = None
     process: subprocess.Popen[bytes] | None = None
     ready: bool = False
     began: float = 0.0
@@ -77,9 +75,9 @@ class Supervisor:
 
     # -- starting -----------------------------------------------------------------------------------------------------
 
-    def add(self, program: Program, *, restart: bool = True, ready_line: str | None = None) -> Unit:
+    def add(self, program: Program, *, restart: bool = True) -> Unit:
         """Starts a program and looks after it from now on."""
-        unit = self.units[program.name] = Unit(program=program, restart=restart, ready_line=ready_line)
+        unit = self.units[program.name] = Unit(program=program, restart=restart)
         self._start(unit)
         return unit
 
@@ -114,7 +112,7 @@ class Supervisor:
 
     def _is_ready(self, unit: Unit) -> bool:
         if not unit.ready and unit.process is not None:
-            unit.ready = unit.ready_line is None and unit.program.ready()
+            unit.ready = unit.program.ready()
         return unit.ready
 
     def run_once(self, program: Program, *, seconds: float) -> None:
@@ -191,12 +189,7 @@ class Supervisor:
             if len(unit.rest) > LINE_LIMIT:
                 lines, unit.rest = [*lines, unit.rest], b""
             for line in lines:
-                self._note_line(unit, line.decode(errors="replace"))
-
-    def _note_line(self, unit: Unit, line: str) -> None:
-        if unit.ready_line is not None and unit.ready_line in line:
-            unit.ready = True
-        self.say(unit.program.name, line)
+                self.say(unit.program.name, line.decode(errors="replace"))
 
     def say(self, name: str, text: str) -> None:
         """Prints lines behind a name, in the name's colour on a terminal."""

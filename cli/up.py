@@ -10,14 +10,16 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from cli.serve import alive_file
 from cli.supervisor import StartError, StopRequested, Supervisor
 from infrastructure import embedded
 from infrastructure.embedded import EmbeddedServerError
@@ -147,6 +149,10 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass
 class _Up:
     """One run of `daybook up`: what was chosen, in the order in which it is needed."""
@@ -177,7 +183,7 @@ class _Up:
         self._choose_environment()
         try:
             self._start_servers()
-            self.supervisor.run_once(self._program("prepare", ("daybook", "prepare"), admin=True), seconds=PREPARE_S)
+            self.supervisor.run_once(self._prepare(), seconds=PREPARE_S)
             self._start_processes()
             write_private(self.state / "connection.json", self._connection())
             self._greet(time.monotonic() - began)
@@ -265,24 +271,42 @@ class _Up:
                 raise UpError(f"{', '.join(missing)} did not become ready.")
 
     def _start_process(self, name: str, number: int) -> str:
-        program = self._program(f"{name}.{number}", self.procfile[name], instance=number)
-        self.supervisor.add(program, ready_line=_ready_line(self.procfile[name]))
+        command = self.procfile[name]
+        program = self._program(f"{name}.{number}", command, instance=number, ready=self._probe(command, number))
+        self.supervisor.add(program)
         return program.name
 
-    def _program(self, name: str, command: tuple[str, ...], *, instance: int = 1, admin: bool = False) -> Program:
-        environment = {**self.environment, "DAYBOOK_INSTANCE": str(instance)}
-        if admin:
-            environment["DAYBOOK_ADMIN_PASSWORD"] = os.environ.get(
-                "DAYBOOK_ADMIN_PASSWORD", self.secrets["admin_password"]
-            )
-        probes = {"api": ("api", "/health/ready"), "flower": ("flower", "/healthcheck")}
-        probe = probes.get(name.partition(".")[0])
-        return Program(
-            name=name,
-            command=command,
-            env=environment,
-            ready=(lambda: self._answers(*probe)) if probe else (lambda: True),
-        )
+    def _probe(self, command: tuple[str, ...], instance: int) -> Callable[[], bool]:
+        """How to see that a process of the Procfile is ready."""
+        match command:
+            case ("daybook", "api"):
+                return partial(self._answers, "api", "/health/ready")
+            case ("daybook", "flower"):
+                return partial(self._answers, "flower", "/healthcheck")
+            case ("daybook", "worker", pool):
+                alive = alive_file(self.state, pool, instance)
+                # a worker that was killed could not take its file away
+                alive.unlink(missing_ok=True)
+                return alive.exists
+            case _:
+                return _always
+
+    def _program(
+        self,
+        name: str,
+        command: tuple[str, ...],
+        *,
+        instance: int = 1,
+        extra: Mapping[str, str] | None = None,
+        ready: Callable[[], bool] = _always,
+    ) -> Program:
+        environment = {**self.environment, "DAYBOOK_INSTANCE": str(instance), **(extra or {})}
+        return Program(name=name, command=command, env=environment, ready=ready)
+
+    def _prepare(self) -> Program:
+        """The one-shot process that alone is told the first user's password."""
+        password = os.environ.get("DAYBOOK_ADMIN_PASSWORD", self.secrets["admin_password"])
+        return self._program("prepare", ("daybook", "prepare"), extra={"DAYBOOK_ADMIN_PASSWORD": password})
 
     def _answers(self, server: str, path: str) -> bool:
         request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.ports[server]}\r\nConnection: close\r\n\r\n"
@@ -297,7 +321,7 @@ class _Up:
     def _after_restart(self, name: str) -> None:
         if name == "kafka":
             # it kept its topics in memory; this makes them again and has everything published again
-            self.supervisor.add(self._program("prepare", ("daybook", "prepare")), restart=False)
+            self.supervisor.add(self._prepare(), restart=False)
 
     def _connection(self) -> dict[str, str]:
         chosen = self.settings
@@ -347,8 +371,3 @@ Ctrl-C stops everything.
         servers = [name for name in ("kafka", "valkey", "postgres") if name in names]
         workers = [name for name in names if name not in front and name not in servers]
         self.supervisor.stop([(front, STOP_FRONT_S), (workers, STOP_WORKERS_S), (servers, STOP_SERVERS_S)])
-
-
-def _ready_line(command: tuple[str, ...]) -> str | None:
-    # Celery's worker says so in its log when it takes messages
-    return " ready." if command[1:2] == ("worker",) else None
