@@ -1,0 +1,184 @@
+"""Small sets of books for tests: a ledger in memory that takes commands, and random commands to give it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from uuid import UUID
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from domain.catalog import APPLIERS, HANDLERS, KIND_OF
+from domain.currency import Currencies
+from domain.decision import GENESIS, Decision, Head, Link, Outcome, Rulebook, decide
+from domain.ledger.commands import CreateLedger, OpenAccount, Posting, PostTransaction, RegisterCurrency
+from domain.ledger.model import Account, Ledger, Profile
+from domain.messages import Command, Recorded
+from infrastructure.currencies import ISO_SCALES
+
+ADA = UUID("01890000-0000-7000-8000-00000000ada0")
+"""Owns the books."""
+EVE = UUID("01890000-0000-7000-8000-00000000e4e0")
+"""Was granted nothing."""
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+RULES = Rulebook(HANDLERS, APPLIERS)
+LARGEST = 10**38 - 1
+
+
+def record(command: Command, number: int, principal: UUID = ADA) -> Recorded:
+    """A command as a turn takes it from the mailbox; its number decides its id, its position and when it came."""
+    return Recorded(
+        UUID(int=0x0190_0000_0000_7000_8000_0000_0000_0000 + number),
+        number,
+        KIND_OF[type(command)],
+        command,
+        principal,
+        f"correlation-{number}",
+        NOON + timedelta(seconds=number),
+    )
+
+
+def empty_ledger(ledger_id: str = "acme") -> Ledger:
+    """A ledger before its creation: the id is reserved, ADA holds the grant."""
+    return Ledger(ledger_id, None, Currencies({}, ISO_SCALES), {}, set(), {ADA: "owner"})
+
+
+class Books:
+    """A ledger that is decided run by run, with everything that came of it."""
+
+    def __init__(self, *commands: Command) -> None:
+        self.ledger = empty_ledger()
+        self.head = Head("ledger:acme", 1, 0, GENESIS)
+        self.links: list[Link] = []
+        self._numbers = count(1)
+        for outcome in self.run(*commands):
+            assert outcome.refusal is None, outcome.refusal
+
+    def run(self, *commands: Command, principal: UUID = ADA) -> list[Outcome]:
+        """Decides the commands as one turn."""
+        return self.decide([record(command, next(self._numbers), principal) for command in commands]).outcomes
+
+    def decide(self, recorded: Sequence[Recorded], recorded_at: datetime = NOON) -> Decision:
+        decision = decide(self.ledger, self.head, recorded, recorded_at, RULES)
+        self.head = decision.head
+        self.links += decision.links
+        return decision
+
+    def account(self, name: str) -> Account:
+        return self.ledger.accounts[name]
+
+    def state(self) -> tuple[object, ...]:
+        """A copy of everything that rules look at, to compare with."""
+        return state_of(self.ledger)
+
+
+State = tuple[Profile | None, dict[str, Account], set[str], dict[str, int | None]]
+
+
+def state_of(ledger: Ledger, currencies: Iterable[str] = ()) -> State:
+    """A copy of what a ledger holds, to compare with: its record, accounts, references and the currencies asked for."""
+    scales = {code: ledger.currencies.scale_of(code) for code in {*currencies, *CODES}}
+    return deepcopy((ledger.profile, ledger.accounts, ledger.references, scales))
+
+
+# -- commands in short ------------------------------------------------------------------------------------------------
+
+
+def create(name: str = "Acme") -> CreateLedger:
+    return CreateLedger(id="acme", name=name)
+
+
+def register(code: str, scale: int) -> RegisterCurrency:
+    return RegisterCurrency(code=code, scale=scale)
+
+
+def open_account(
+    name: str, currency: str = "USD", kind: str = "asset", least: str | None = None, most: str | None = None
+) -> OpenAccount:
+    return OpenAccount(name=name, currency=currency, type=kind, min_balance=least, max_balance=most)  # type: ignore[arg-type]
+
+
+def post(*lines: tuple[str, str, str], reference: str | None = None) -> PostTransaction:
+    """Postings as (debit, credit, amount)."""
+    return PostTransaction(postings=tuple(Posting(*line) for line in lines), reference=reference)
+
+
+def standard_books() -> Books:
+    """Alice (at least zero) has 60.00 USD, Bob (at most 100.00) 90.00; the vault's debits are one cent short of full."""
+    full = f"{LARGEST // 100}.{LARGEST % 100}"
+    return Books(
+        create(),
+        open_account("assets:bank"),
+        open_account("wallets:alice", kind="liability", least="0"),
+        open_account("wallets:bob", kind="liability", most="100"),
+        open_account("assets:tokyo", currency="JPY"),
+        open_account("assets:vault"),
+        open_account("equity:vault", kind="equity"),
+        post(("assets:bank", "wallets:alice", "60.00"), ("assets:bank", "wallets:bob", "90"), reference="taken"),
+        post(("assets:vault", "equity:vault", full)),
+    )
+
+
+# -- random commands --------------------------------------------------------------------------------------------------
+
+CODES = ("USD", "JPY", "KWD", "POINTS", "GOLD")
+"""Two, none and three decimals by ISO 4217; the others are the ledger's own, if it registers them."""
+_TYPES = ("asset", "expense", "liability", "equity", "income")
+_NAMES = tuple(f"a:{number}" for number in range(6))
+
+
+def _decimals(largest: int) -> SearchStrategy[str]:
+    whole = st.integers(0, largest).map(str)
+    fraction = st.sampled_from(("", "", ".5", ".25", ".00", ".125", ".000000000000000001"))
+    return st.builds(str.__add__, whole, fraction)
+
+
+_amounts = st.one_of(_decimals(120), _decimals(10**38 - 1)).filter(lambda text: text.strip("0.") != "")
+_minima = st.none() | _decimals(100).map(lambda text: f"-{text}" if text.strip("0.") else text)
+_maxima = st.none() | _decimals(300)
+_pairs = st.permutations(_NAMES).map(lambda names: names[:2])
+_postings = st.builds(lambda pair, amount: Posting(pair[0], pair[1], amount), _pairs, _amounts)
+_openings = st.builds(
+    OpenAccount,
+    name=st.sampled_from(_NAMES),
+    currency=st.sampled_from(("USD", "USD", "USD", *CODES)),
+    type=st.sampled_from(_TYPES),
+    min_balance=_minima,
+    max_balance=_maxima,
+    metadata=st.none() | st.dictionaries(st.text("ab", min_size=1, max_size=2), st.text("xé", max_size=2), max_size=2),
+)
+_transactions = st.builds(
+    PostTransaction,
+    postings=st.lists(_postings, min_size=1, max_size=3).map(tuple),
+    reference=st.none() | st.sampled_from(("r-1", "r-2", "r-3", "r-4")),
+    description=st.none() | st.just("rent"),
+)
+_registrations = st.builds(RegisterCurrency, code=st.sampled_from(CODES), scale=st.integers(0, 18))
+_commands: SearchStrategy[Command] = st.one_of(_transactions, _transactions, _transactions, _openings, _registrations)
+
+SOME_OPEN: tuple[Command, ...] = (
+    create(),
+    open_account("a:0"),
+    open_account("a:1", kind="liability", least="-10"),
+    open_account("a:2", kind="liability", most="200"),
+)
+"""What every random run begins with, so that many of its commands succeed."""
+
+
+@st.composite
+def runs(draw: st.DrawFn, most: int = 25) -> list[Recorded]:
+    """Random commands in mailbox order; a few come from a stranger."""
+    commands = [*SOME_OPEN, *draw(st.lists(_commands, max_size=most))]
+    strangers = draw(st.sets(st.integers(len(SOME_OPEN), most + 3), max_size=2))
+    return [record(command, number, EVE if number in strangers else ADA) for number, command in enumerate(commands)]
+
+
+@st.composite
+def runs_in_turns(draw: st.DrawFn, most: int = 25) -> list[list[Recorded]]:
+    """The same, cut into turns at random places."""
+    run = draw(runs(most))
+    cuts = sorted(draw(st.sets(st.integers(1, len(run) - 1))))
+    return [run[start:end] for start, end in zip([0, *cuts], [*cuts, len(run)], strict=True)]

@@ -1,0 +1,128 @@
+"""What a request's values may look like: the patterns and bounds of the commands' fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from domain.catalog import KIND_OF, KINDS
+from domain.ledger.commands import (
+    AccountName,
+    Amount,
+    CreateLedger,
+    CurrencyCode,
+    LedgerId,
+    MaxBalance,
+    Metadata,
+    MinBalance,
+    OpenAccount,
+    Posting,
+    PostTransaction,
+    RegisterCurrency,
+    Scale,
+)
+from domain.ledger.handlers import weight
+from domain.messages import Command
+from tests.books import NOON, post
+
+GOOD: list[tuple[Any, list[Any]]] = [
+    (Amount, ["1", "0.01", "10", "1.5", "1.50", "100.00", "9" * 38, "0." + "0" * 17 + "1", "0.10"]),
+    (MinBalance, ["0", "0.00", "-1", "-0.01", "-12.50", "-" + "9" * 38]),
+    (MaxBalance, ["0", "0.00", "1", "0.01", "12.50", "9" * 38 + "." + "9" * 18]),
+    (AccountName, ["a", "assets:bank", "a.b", "...", ".hidden", "a:..b", "x" * 64, ":".join("abcdefgh"), "-", "_", "0"]),
+    (LedgerId, ["a", "0", "acme", "acme-2", "a" * 63, "0-"]),
+    (CurrencyCode, ["USD", "XBT", "POINTS", "A00", "A" * 16]),
+    (Scale, [0, 2, 18]),
+    (Metadata, [{}, {"k": ""}, {"k" * 40: "v" * 500}, {str(number): "" for number in range(50)}]),
+]
+BAD: list[tuple[Any, list[Any]]] = [
+    (
+        Amount,
+        ["", "0", "0.0", "0.00", "-1", "+1", "01", "00.1", "1.", ".5", "1e3", "1,5", " 1", "1 ", "1\n", "١", "½", "NaN"]
+        + ["1" + "0" * 38, "0." + "0" * 18 + "1", "1." + "0" * 19, "1_000", "0x1", 1, 1.5, None, True],
+    ),
+    (MinBalance, ["", "-0", "-0.00", "1", "0.01", "--1", "-01", "-1.", "-", "- 1", "-1\n", "-" + "9" * 39, -1]),
+    (MaxBalance, ["", "-0", "-0.0", "-1", "01", "1.", "1\n", "9" * 39, "0." + "0" * 19, 0]),
+    (AccountName, ["", ":", "a:", ":a", "a::b", ".", "..", "a:.", "..:a", "a:..:b", "A", "a b", "é", "a/b", "a\n"]),
+    (AccountName, ["x" * 65, ":".join("abcdefghi")]),
+    (LedgerId, ["", "-a", "A", "a_b", "a.b", "a:b", "a" * 64, "a\n", "é"]),
+    (CurrencyCode, ["", "US", "usd", "1SD", "US D", "A" * 17, "USD\n", "USÐ"]),
+    (Scale, [-1, 19, "2", 2.5, True]),
+    (Metadata, [{"": "v"}, {"k" * 41: ""}, {"k": "v" * 501}, {str(n): "" for n in range(51)}, {"k": 1}, {"k": None}, []]),
+]
+
+
+def each(table: list[tuple[Any, list[Any]]]) -> list[Any]:
+    names = {id(kind): name for name, kind in globals().items()}
+    return [
+        pytest.param(kind, value, id=f"{names[id(kind)]}-{str(value)[:20]!a}") for kind, many in table for value in many
+    ]
+
+
+@pytest.mark.parametrize(("kind", "value"), each(GOOD))
+def test_accepts(kind: Any, value: Any) -> None:
+    assert msgspec.convert(value, kind) == value
+
+
+@pytest.mark.parametrize(("kind", "value"), each(BAD))
+def test_refuses(kind: Any, value: Any) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(value, kind)
+
+
+LINE = {"debit": "a", "credit": "b", "amount": "1"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (CreateLedger, {"id": "acme", "name": ""}),
+        (CreateLedger, {"id": "acme", "name": "n" * 201}),
+        (CreateLedger, {"id": "acme"}),
+        (RegisterCurrency, {"code": "POINTS"}),
+        (OpenAccount, {"name": "a", "currency": "USD", "type": "wallet"}),
+        (OpenAccount, {"name": "a", "currency": "USD", "type": "asset", "min_balance": "0.01"}),
+        (OpenAccount, {"name": "a", "currency": "USD", "type": "asset", "max_balance": "-0.01"}),
+        (OpenAccount, {"name": "a", "currency": "USD", "type": "asset", "colour": "red"}),
+        (Posting, LINE | {"credit": "a"}),
+        (Posting, LINE | {"currency": "USD"}),
+        (PostTransaction, {"postings": []}),
+        (PostTransaction, {"postings": [LINE] * 1_001}),
+        (PostTransaction, {"postings": [LINE], "reference": ""}),
+        (PostTransaction, {"postings": [LINE], "reference": "r" * 256}),
+        (PostTransaction, {"postings": [LINE], "description": "d" * 1_001}),
+        (PostTransaction, {"postings": [LINE], "effective_at": "2026-11-22T12:00:00"}),
+        (PostTransaction, {"postings": [LINE], "effective_at": "2026-11-22"}),
+        (PostTransaction, {"postings": [LINE], "pending": True}),
+    ],
+)
+def test_refuses_the_body(kind: type, body: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(body, kind)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        CreateLedger(id="acme", name="Acme", metadata={"a": "b"}),
+        RegisterCurrency(code="POINTS", scale=18),
+        OpenAccount(name="a", currency="USD", type="asset", min_balance="-1", max_balance="0"),
+        PostTransaction(
+            postings=(Posting("a", "b", "1"),) * 1_000, reference="r", description="", effective_at=NOON, metadata={}
+        ),
+    ],
+)
+def test_comes_back_from_the_daybook_as_it_went(command: Command) -> None:
+    kind = KIND_OF[type(command)]
+    assert msgspec.json.decode(msgspec.json.encode(command), type=KINDS[kind]) == command
+
+
+def test_what_is_not_set_is_not_kept() -> None:
+    assert msgspec.json.encode(post(("a", "b", "1"))) == b'{"postings":[{"debit":"a","credit":"b","amount":"1"}]}'
+
+
+def test_a_transaction_weighs_its_postings() -> None:
+    assert weight(post(*[("a", "b", "1")] * 7)) == 7
+    assert weight(RegisterCurrency(code="POINTS", scale=2)) == 1
