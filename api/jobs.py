@@ -148,7 +148,7 @@ async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Respon
 async def list_jobs(request: Request[Any, Any, Any]) -> Response[bytes]:
     log = services_of(request).recorder.log
     viewer = viewer_of(caller(request))
-    given = request.query_params.multi_items()
+    given = list(request.query_params.multi_items())
     before = _before(request.query_params.get("cursor"))
     limit, wanted = _checked(given)
     found = await log.list_jobs(msgspec.structs.replace(wanted, viewer=viewer, before=before), limit + 1)

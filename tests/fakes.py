@@ -1,0 +1,124 @@
+"""Stands-in for what is outside, small enough to be read at once; tests/contracts holds them to the real thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+from domain.errors import DomainError
+from infrastructure.command_log import (
+    STATUSES,
+    Answer,
+    Asked,
+    Batch,
+    Filter,
+    Held,
+    Job,
+    Receipt,
+    Submission,
+    Tally,
+    reused,
+)
+
+
+class FakeCommandLog:
+    """A daybook in memory."""
+
+    def __init__(self) -> None:
+        self.keys: dict[tuple[UUID, str, str], Held] = {}
+        self.jobs: dict[UUID, Job] = {}
+        self.batches: dict[UUID, tuple[Batch, UUID]] = {}
+        self.owners: dict[str, UUID] = {}
+
+    async def append(self, submissions: Sequence[Submission]) -> list[Answer]:
+        return [self._append(submission) for submission in submissions]
+
+    def _append(self, submission: Submission) -> Answer:
+        older: dict[UUID, UUID] = {}
+        taken: dict[tuple[UUID, str, str], Held] = {}
+        for key in submission.keys:
+            scope = (submission.principal, submission.actor, key.key)
+            held = self.keys.get(scope) or taken.get(scope)
+            if held is None:
+                taken[scope] = Held(key.request_hash, key.target)
+            elif held.request_hash == key.request_hash:
+                older[key.target] = held.command
+            else:
+                return reused(key.place)
+        whole = older.get(submission.batch or submission.drafts[0].id)
+        if whole is not None:
+            return Receipt(replay=whole)
+        if submission.reserves is not None:
+            if submission.reserves in self.owners:
+                return DomainError("ledger_exists", f"There is a ledger {submission.reserves} already.")
+            self.owners[submission.reserves] = submission.principal
+        return self._write(submission, older, taken)
+
+    def _write(
+        self, submission: Submission, older: dict[UUID, UUID], taken: dict[tuple[UUID, str, str], Held]
+    ) -> Receipt:
+        now = datetime.now(UTC)
+        fresh = [draft for draft in submission.drafts if draft.id not in older]
+        for draft in fresh:
+            self.jobs[draft.id] = Job(
+                draft.id,
+                submission.actor,
+                draft.kind,
+                "accepted",
+                submission.principal,
+                submission.correlation_id,
+                draft.resource,
+                submission.batch,
+                now,
+            )
+        self.keys.update(taken)
+        jobs = tuple(older.get(draft.id, draft.id) for draft in submission.drafts)
+        if submission.batch is not None:
+            batch = Batch(submission.batch, submission.actor, jobs, now)
+            self.batches[batch.id] = (batch, submission.principal)
+        return Receipt(jobs, now if fresh else None)
+
+    async def find_keys(self, asked: Sequence[Asked]) -> list[Held | None]:
+        return [self.keys.get((key.principal, key.actor, key.key)) for key in asked]
+
+    def _shows(self, viewer: UUID | None, actor: str, principal: UUID) -> bool:
+        return viewer in (None, principal) or self.owners.get(actor.partition(":")[2]) == viewer
+
+    async def find_job(self, job: UUID, viewer: UUID | None = None) -> Job | None:
+        found = self.jobs.get(job)
+        return found if found is not None and self._shows(viewer, found.actor, found.principal) else None
+
+    async def finished(self, jobs: Sequence[UUID]) -> list[Job]:
+        return [self.jobs[job] for job in jobs if job in self.jobs and self.jobs[job].finished]
+
+    async def list_jobs(self, wanted: Filter, limit: int) -> list[Job]:
+        found = [
+            job
+            for job in self.jobs.values()
+            if self._shows(wanted.viewer, job.actor, job.principal)
+            and (wanted.before is None or job.id < wanted.before)
+            and wanted.status in (None, job.status)
+            and wanted.kind in (None, job.kind)
+            and wanted.actor in (None, job.actor)
+        ]
+        return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
+
+    async def find_batch(self, batch: UUID, viewer: UUID | None = None) -> Batch | None:
+        found = self.batches.get(batch)
+        return found[0] if found is not None and self._shows(viewer, found[0].actor, found[1]) else None
+
+    async def tally(self, batch: Batch, most_refusals: int) -> Tally:
+        jobs = [self.jobs[job] for job in batch.jobs]
+        counts = {status: sum(job.status == status for job in jobs) for status in STATUSES}
+        refused = [(index, job) for index, job in enumerate(jobs) if job.status == "rejected"]
+        finished = [job.finished_at for job in jobs if job.finished_at is not None]
+        return Tally(counts, max(finished, default=None), tuple(refused[:most_refusals]))
+
+    async def last_unfinished(self, jobs: Sequence[UUID]) -> UUID | None:
+        order = {job: place for place, job in enumerate(self.jobs)}
+        unfinished = [job for job in jobs if not self.jobs[job].finished]
+        return max(unfinished, key=order.__getitem__, default=None)
+
+    async def depth(self, actor: str, most: int) -> int:
+        return min(most, sum(job.actor == actor and not job.finished for job in self.jobs.values()))
