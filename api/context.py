@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 from asyncpg import Record
+from redis.asyncio import Redis
 
 from api.admission import Admission
 from api.queries import Answer, Queries
@@ -34,6 +35,7 @@ class Services:
     grants: Grants
     recorder: Recorder
     queries: QueryBus[Answer]
+    metrics: Redis
 
     def __init__(self, settings: Settings) -> None:
         self.settings: Final = settings

@@ -5,7 +5,7 @@ Never a stack trace, never SQL: what is unexpected goes to the log, and the clie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -16,6 +16,7 @@ from litestar.exceptions import HTTPException, ValidationException
 
 from api.edge import edge_of
 from domain.errors import CATALOGUE, DomainError, Fault, InfrastructureError, ValidationError
+from infrastructure.metrics import meter
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -106,6 +107,7 @@ def problem_response(content: Problem, headers: dict[str, str] | None = None) ->
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Litestar's one exception handler: whatever a route raises becomes a problem."""
     known = translate(error)
+    _count(request.scope, known.code)
     content = problem(
         known.code,
         known.detail,
@@ -118,6 +120,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
 
 async def send_problem(scope: Scope, send: Send, error: DomainError, headers: dict[str, str] | None = None) -> None:
     """Answers with a problem from outside the router."""
+    _count(scope, error.code)
     body = problem_bytes(
         error.code,
         error.detail,
@@ -129,6 +132,11 @@ async def send_problem(scope: Scope, send: Send, error: DomainError, headers: di
     start = [(name.encode(), value.encode()) for name, value in more.items()]
     await send({"type": "http.response.start", "status": status_of(error.code), "headers": start})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _count(scope: Mapping[str, Any], code: str) -> None:
+    if scope["method"] == "POST" and scope["path"].startswith("/v1/"):
+        meter.command_refused(code)
 
 
 def translate(error: Exception) -> DomainError:

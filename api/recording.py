@@ -18,6 +18,7 @@ from domain.catalog import KIND_OF
 from domain.ledger.handlers import weight
 from domain.messages import Command
 from infrastructure.command_log import Asked, CommandLog, Draft, Held, Key, Receipt, Submission
+from infrastructure.metrics import meter
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings
@@ -86,6 +87,7 @@ class Recorder:
         receipt = await self._appends.ask(submission)
         if receipt.accepted_at is not None:
             self._bell.ring(submission.actor, submission.correlation_id)
+        _count(submission, receipt)
         return receipt
 
     async def find_key(self, asked: Asked) -> Held | None:
@@ -103,6 +105,12 @@ class Recorder:
                 reserves=address.reserves,
             )
         )
+
+
+def _count(submission: Submission, receipt: Receipt) -> None:
+    written = set(receipt.jobs) if receipt.accepted_at is not None else set()
+    for draft in submission.drafts:
+        (meter.command_accepted if draft.id in written else meter.command_replayed)(draft.kind)
 
 
 def open_bell(settings: Settings) -> Bell:

@@ -15,7 +15,7 @@ from infrastructure.cache import seq_key, view_key
 LOGIN: Final = "/auth/login"
 
 _PUBLIC: Final = re.compile(r"/(auth/(login|refresh)|docs|openapi\.json|health|problems)(/.*)?\Z")
-_PROTECTED: Final = re.compile(r"/(v1|auth/(me|logout|sessions))(/.*)?\Z")
+_PROTECTED: Final = re.compile(r"/(v1|metrics|auth/(me|logout|sessions))(/.*)?\Z")
 
 _LEDGER: Final = re.compile(
     r"/v1/ledgers/(?P<ledger>[a-z0-9][a-z0-9-]{0,62})"

@@ -18,6 +18,8 @@ app.command("cli.serve:beat", name="beat", help="Run Celery's scheduler.")
 app.command("cli.serve:flower", name="flower", help="Run Flower, Celery's monitor.")
 app.command("cli.prepare:migrate", name="migrate", help="Bring the database's schema to the newest version.")
 app.command("cli.prepare:prepare", name="prepare", help="Migrate, create topics and the first user; safe to repeat.")
+app.command("cli.events:app", name="events", help="Publish events again; see how far subscribers are behind.")
+app.command("cli.importing.command:import_file", name="import", help="Post a CSV file's transactions through the API.")
 app.command("cli.settings:show", name="settings", help="List the settings, their values and meanings.")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from infrastructure import logs
 from infrastructure.logs import RequestLine
+from infrastructure.metrics import meter
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,16 +37,19 @@ class Logging:
 
 
 def log_request(scope: Scope, status: int) -> None:
-    """The line. A request that no route took has its path there, cut short, as its route."""
+    """The line, and the count. A request that no route took has its path there, cut short, as its route."""
     fields: dict[str, Any] = scope  # type: ignore[assignment]
     edge = fields["state"]["edge"]
     principal = edge.principal
+    seconds = perf_counter() - edge.started_at
+    # counted without the path: anybody can make up as many as they like
+    meter.request_finished(edge.method, fields.get("path_template") or "none", status, seconds)
     logs.log_request(
         RequestLine(
             method=edge.method,
             route=fields.get("path_template") or edge.path[:100],
             status=status,
-            ms=round((perf_counter() - edge.started_at) * 1000, 2),
+            ms=round(seconds * 1000, 2),
             principal=None if principal is None else principal.username,
             address=edge.address,
             correlation_id=edge.correlation_id,

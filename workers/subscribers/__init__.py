@@ -8,18 +8,18 @@ from redis.asyncio import Redis
 
 from infrastructure.settings import Settings
 from workers.delivery import Subscriber
-from workers.subscribers import handlers, kafka, redis
+from workers.subscribers.handlers import load
+from workers.subscribers.kafka import NAME as KAFKA
+from workers.subscribers.kafka import KafkaSubscriber
+from workers.subscribers.redis import NAME as REDIS
+from workers.subscribers.redis import RedisSubscriber
 
 
 def names(settings: Settings) -> tuple[str, ...]:
     """Every subscriber of this installation. Raises ImportError for a module of handlers that can't be loaded."""
-    return (kafka.NAME, redis.NAME, *handlers.load(settings.handlers))
+    return (KAFKA, REDIS, *load(settings.handlers))
 
 
 def build(settings: Settings, pool: asyncpg.Pool[Record], client: Redis) -> dict[str, Subscriber]:
     """The subscribers, by name. None connects before its first event."""
-    return {
-        kafka.NAME: kafka.KafkaSubscriber(settings, pool),
-        redis.NAME: redis.RedisSubscriber(client),
-        **handlers.load(settings.handlers),
-    }
+    return {KAFKA: KafkaSubscriber(settings, pool), REDIS: RedisSubscriber(client), **load(settings.handlers)}
