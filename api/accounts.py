@@ -20,7 +20,7 @@ OPEN_ACCOUNT: Final = Form(
 )
 
 
-@post("/v1/ledgers/{ledger:str}/accounts", status_code=202, summary="Open an account")
+@post("/v1/ledgers/{ledger:str}/accounts", status_code=202, summary="Open an account", body=OpenAccount, command=True)
 async def open_account(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, OPEN_ACCOUNT, ledger)
 

@@ -8,8 +8,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 from litestar import Litestar
 
-from api import accounts, auth, batches, bulk, currencies, health, jobs, ledgers, problems, transactions, views
+from api import (
+    accounts,
+    auth,
+    batches,
+    bulk,
+    currencies,
+    health,
+    jobs,
+    ledgers,
+    metrics,
+    openapi,
+    pages,
+    problems,
+    transactions,
+    views,
+)
 from api.context import Services
+from api.heads import Heads
 from api.middleware.authentication import Authentication
 from api.middleware.correlation_id import CorrelationID
 from api.middleware.logging import Logging
@@ -37,6 +53,7 @@ PIPELINE: Final[tuple[Layer, ...]] = (
 ROUTES: Final[list[Any]] = [
     *auth.ROUTES,
     *health.ROUTES,
+    *metrics.ROUTES,
     *ledgers.ROUTES,
     *currencies.ROUTES,
     *accounts.ROUTES,
@@ -45,6 +62,8 @@ ROUTES: Final[list[Any]] = [
     *jobs.ROUTES,
     *batches.ROUTES,
     *views.ROUTES,
+    *openapi.ROUTES,
+    *pages.ROUTES,
 ]
 
 
@@ -58,7 +77,8 @@ def create_app(settings: Settings | None = None) -> Litestar:
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         await services.open()
         try:
-            yield
+            async with metrics.pushing(chosen) as services.metrics:
+                yield
         finally:
             await services.close()
 
@@ -70,7 +90,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         logging_config=None,
     )
     app.state["services"] = services
-    app.asgi_handler = views.Hits(app.asgi_handler)
+    app.asgi_handler = Heads(views.Hits(app.asgi_handler))
     for layer in reversed(PIPELINE):
         app.asgi_handler = layer(app.asgi_handler, services)
     return app

@@ -58,7 +58,7 @@ class Me(msgspec.Struct, frozen=True):
     grants: list[Grant]
 
 
-@post("/auth/login", status_code=200)
+@post("/auth/login", status_code=200, body=Login)
 async def login(request: Request[Any, Any, Any]) -> TokenPair:
     """Log in with user name and password."""
     body = decode(parse_json(await read_body(request)), Login)
@@ -76,7 +76,7 @@ async def login(request: Request[Any, Any, Any]) -> TokenPair:
     return _pair(services, user.id, session_id, 0, services.settings.session_s)
 
 
-@post("/auth/refresh", status_code=200)
+@post("/auth/refresh", status_code=200, body=Refresh)
 async def refresh(request: Request[Any, Any, Any]) -> TokenPair:
     """Exchange the refresh token for a new pair. A token that was exchanged long ago ends the session."""
     body = decode(parse_json(await read_body(request)), Refresh)
@@ -93,6 +93,7 @@ async def refresh(request: Request[Any, Any, Any]) -> TokenPair:
 @post("/auth/logout", status_code=204)
 async def logout(request: Request[Any, Any, Any]) -> None:
     """End the session of the access token, and with it all its tokens."""
+    await read_body(request)
     await services_of(request).sessions.end(caller(request).session_id, "logout")
 
 

@@ -76,7 +76,11 @@ def batch_response(view: BatchView, headers: dict[str, str]) -> Response[bytes]:
     return Response(_encode(view), status_code=200, media_type="application/json", headers=headers)
 
 
-@get("/v1/batches/{batch:str}", summary="One batch; Prefer: wait=N waits until all its jobs have finished")
+@get(
+    "/v1/batches/{batch:str}",
+    summary="One batch; Prefer: wait=N waits until all its jobs have finished",
+    answers={200: BatchView},
+)
 async def get_batch(request: Request[Any, Any, Any], batch: FromPath[str]) -> Response[bytes]:
     recorder = services_of(request).recorder
     found = await recorder.log.find_batch(id_of(batch), viewer_of(caller(request)))

@@ -89,7 +89,13 @@ FORMS: Final[Mapping[type[Command], Form[Any]]] = {
 _OWN_MEMBERS: Final = ("kind", "idempotency_key", "label")
 
 
-@post("/v1/ledgers/{ledger:str}/commands", status_code=202, summary="Submit up to 10,000 commands in order")
+@post(
+    "/v1/ledgers/{ledger:str}/commands",
+    status_code=202,
+    summary="Submit up to 10,000 commands in order",
+    body=Bulk,
+    answers={202: Accepted},
+)
 async def submit_commands(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     document = _parse(request, await read_body(request, BULK_LIMIT, JSON_OR_LINES))
     attempt = try_decode(document, Bulk)

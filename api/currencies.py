@@ -20,7 +20,13 @@ REGISTER_CURRENCY: Final = Form(
 )
 
 
-@post("/v1/ledgers/{ledger:str}/currencies", status_code=202, summary="Register a currency of one's own")
+@post(
+    "/v1/ledgers/{ledger:str}/currencies",
+    status_code=202,
+    summary="Register a currency of one's own",
+    body=RegisterCurrency,
+    command=True,
+)
 async def register_currency(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, REGISTER_CURRENCY, ledger)
 

@@ -129,7 +129,7 @@ def id_of(text: str) -> UUID:
     return found
 
 
-@get("/v1/jobs/{job:str}", summary="One job; Prefer: wait=N waits until it has finished")
+@get("/v1/jobs/{job:str}", summary="One job; Prefer: wait=N waits until it has finished", answers={200: JobView})
 async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Response[bytes]:
     recorder = services_of(request).recorder
     found = await recorder.log.find_job(id_of(job), viewer_of(caller(request)))
@@ -144,7 +144,7 @@ async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Respon
     return job_response(found, 200, headers)
 
 
-@get("/v1/jobs", summary="Jobs, newest first")
+@get("/v1/jobs", summary="Jobs, newest first", query=sorted(_PARAMETERS), answers={200: JobPage})
 async def list_jobs(request: Request[Any, Any, Any]) -> Response[bytes]:
     log = services_of(request).recorder.log
     viewer = viewer_of(caller(request))

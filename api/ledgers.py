@@ -31,7 +31,7 @@ async def admit(request: Request[Any, Any, Any], ledger: str, role: Role) -> Non
     await authorise(request, ledger, role)
 
 
-@post("/v1/ledgers", status_code=202, summary="Create a ledger; whoever does owns it")
+@post("/v1/ledgers", status_code=202, summary="Create a ledger; whoever does owns it", body=CreateLedger, command=True)
 async def create_ledger(request: Request[Any, Any, Any]) -> Response[bytes]:
     document, attempt = await read_command(request, CreateLedger)
     wanted = document.content.get("id") if isinstance(document.content, dict) else None

@@ -42,7 +42,13 @@ POST_TRANSACTION: Final = Form(
 )
 
 
-@post("/v1/ledgers/{ledger:str}/transactions", status_code=202, summary="Post a transaction")
+@post(
+    "/v1/ledgers/{ledger:str}/transactions",
+    status_code=202,
+    summary="Post a transaction",
+    body=PostTransaction,
+    command=True,
+)
 async def post_transaction(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, POST_TRANSACTION, ledger)
 

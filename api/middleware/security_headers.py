@@ -29,16 +29,20 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 _TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 
+def headers_of_all(settings: Settings) -> list[tuple[bytes, bytes]]:
+    """What every answer carries. Transport security is promised only where clients come by HTTPS."""
+    secure = settings.public_url.startswith("https://")
+    return [*_ALWAYS, *([_TRANSPORT] if secure else []), _NOTHING]
+
+
 class SecurityHeaders:
     """Adds the headers, and answers 500 for what escaped every other handler."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        secure = settings.public_url.startswith("https://")
-        always = [*_ALWAYS, _TRANSPORT] if secure else _ALWAYS
-        self._plain: Final = [*always, _NOTHING]
+        self._plain: Final = headers_of_all(settings)
         self._private: Final = [*self._plain, _NO_STORE]
-        self._pages: Final = [*always, _OWN_FILES]
+        self._pages: Final = [_OWN_FILES if header is _NOTHING else header for header in self._plain]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         edge = scope["state"]["edge"]
