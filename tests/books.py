@@ -107,7 +107,7 @@ def post(*lines: tuple[str, str, str], reference: str | None = None) -> PostTran
 
 
 def standard_books() -> Books:
-    """Alice (at least zero) has 60.00 USD, Bob (at most 100.00) 90.00; the vault's debits are one cent short of full."""
+    """Alice (at least zero) has 60.00 USD, Bob (at most 100.00) 90.00; the vault is one cent short of full."""
     full = f"{LARGEST // 100}.{LARGEST % 100}"
     return Books(
         create(),

@@ -17,7 +17,6 @@ from domain.ledger.model import Account, Ledger, Profile, Touches
 from domain.messages import Command, Event, Recorded
 from domain.money import format_minor, parse_minor
 
-
 # -- handlers: command → events, or a DomainError ---------------------------------------------------------------------
 
 
@@ -39,9 +38,11 @@ def register_currency(command: RegisterCurrency, ledger: Ledger, recorded: Recor
 def open_account(command: OpenAccount, ledger: Ledger, recorded: Recorded) -> list[Event]:
     _admit(ledger, recorded, "writer")
     opening = rules.Opening(command, ledger)
-    for rule in rules.OPEN_ACCOUNT:
+    for rule in rules.OPENING:
         rule.check((opening,))
     scale = opening.scale or 0
+    for limit in rules.LIMIT:
+        limit.check(opening.limits(scale))
     return [
         AccountOpened(
             name=command.name,

@@ -86,30 +86,33 @@ class Opening(msgspec.Struct, frozen=True):
     def scale(self) -> int | None:
         return self.ledger.currencies.scale_of(self.command.currency)
 
-    def limits(self) -> Iterable[tuple[str, str]]:
-        for field in ("min_balance", "max_balance"):
-            value = getattr(self.command, field)
+    def limits(self, scale: int) -> Iterable[Limit]:
+        """The limits it asks for, once the currency's `scale` is known."""
+        command = self.command
+        for field, value in (("min_balance", command.min_balance), ("max_balance", command.max_balance)):
             if value is not None:
-                yield field, value
+                yield Limit(field, value, command.currency, scale)
 
 
-def _limit_scale(opening: Opening) -> DomainError:
-    scale = opening.scale or 0
-    field, value = next((f, v) for f, v in opening.limits() if decimals_of(v) > scale)
-    detail = f"{value} has {decimals_of(value)} decimals; {opening.command.currency} has {scale}."
-    return _refusal("amount_scale", detail, f"#/{field}", value)
+class Limit(msgspec.Struct, frozen=True):
+    """A limit as it was asked for: the field, its decimal string, and the currency it is in."""
+
+    field: str
+    value: str
+    currency: str
+    scale: int
+
+
+def _finer(value: str, currency: str, scale: int, pointer: str) -> DomainError:
+    return _refusal("amount_scale", f"{value} has more decimals than the {scale} of {currency}.", pointer, value)
 
 
 name_is_free: Specification[Opening] = Specification(lambda o: o.command.name not in o.ledger.accounts)
 currency_is_known: Specification[Opening] = Specification(lambda o: o.scale is not None)
-limits_fit_scale: Specification[Opening] = Specification(
-    lambda o: all(decimals_of(value) <= (o.scale or 0) for _, value in o.limits())
-)
-limits_fit: Specification[Opening] = Specification(
-    lambda o: all(abs(parse_minor(value, o.scale or 0)) < LIMIT_MINOR for _, value in o.limits())
-)
+limit_fits_scale: Specification[Limit] = Specification(lambda limit: decimals_of(limit.value) <= limit.scale)
+limit_fits: Specification[Limit] = Specification(lambda limit: abs(parse_minor(limit.value, limit.scale)) < LIMIT_MINOR)
 
-OPEN_ACCOUNT: Final = (
+OPENING: Final = (
     Rule(
         name_is_free,
         lambda o: _refusal(
@@ -125,10 +128,14 @@ OPEN_ACCOUNT: Final = (
             o.command.currency,
         ),
     ),
-    Rule(limits_fit_scale, _limit_scale),
+)
+LIMIT: Final = (
+    Rule(limit_fits_scale, lambda limit: _finer(limit.value, limit.currency, limit.scale, f"#/{limit.field}")),
     Rule(
-        limits_fit,
-        lambda o: DomainError("amount_overflow", "A limit must stay below 10^38 minor units."),
+        limit_fits,
+        lambda limit: _refusal(
+            "amount_overflow", "A limit must stay below 10^38 minor units.", f"#/{limit.field}", limit.value
+        ),
     ),
 )
 
@@ -147,7 +154,7 @@ REGISTER_CURRENCY: Final = (
         code_is_free,
         lambda r: _refusal(
             "currency_exists",
-            f"{r.command.code} is known already, with {r.ledger.currencies.scale_of(r.command.code)} decimals.",
+            f"{r.command.code} is known already, with scale {r.ledger.currencies.scale_of(r.command.code)}.",
             "#/code",
             r.command.code,
         ),
@@ -183,10 +190,8 @@ def _mismatch(leg: Leg) -> DomainError:
 
 
 def _too_fine(leg: Leg) -> DomainError:
-    amount = leg.posting.amount
     currency = leg.debit.currency if leg.debit is not None else ""
-    detail = f"{amount} has {decimals_of(amount)} decimals; {currency} has {leg.scale}."
-    return _refusal("amount_scale", detail, f"#/postings/{leg.index}/amount", amount)
+    return _finer(leg.posting.amount, currency, leg.scale, f"#/postings/{leg.index}/amount")
 
 
 debit_is_open: Specification[Leg] = Specification(lambda leg: leg.debit is not None)

@@ -17,7 +17,10 @@ from domain.clock import format_time
         (datetime(2026, 11, 22, 9, 30, tzinfo=UTC), "2026-11-22T09:30:00.000000Z"),
         (datetime(2026, 11, 22, 9, 30, 0, 1, tzinfo=UTC), "2026-11-22T09:30:00.000001Z"),
         (datetime(2026, 11, 22, 0, 30, tzinfo=timezone(timedelta(hours=1))), "2026-11-21T23:30:00.000000Z"),
-        (datetime(2026, 11, 22, 9, 30, tzinfo=timezone(-timedelta(hours=5, minutes=30))), "2026-11-22T15:00:00.000000Z"),
+        (
+            datetime(2026, 11, 22, 9, 30, tzinfo=timezone(-timedelta(hours=5, minutes=30))),
+            "2026-11-22T15:00:00.000000Z",
+        ),
         (datetime(1, 1, 1, tzinfo=UTC), "0001-01-01T00:00:00.000000Z"),
         (datetime.max.replace(tzinfo=UTC), "9999-12-31T23:59:59.999999Z"),
     ],
