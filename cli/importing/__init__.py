@@ -1,0 +1,1 @@
+"""`daybook import`: transactions from a CSV file, through bulk HTTP, resumable."""
