@@ -35,7 +35,7 @@ def api() -> None:
         port=chosen.port,
         workers=chosen.api_processes if several else None,
         loop="uvloop",
-        http="httptools",
+        http="api.server:Protocol",
         ws="none",
         lifespan="on",
         # the application writes its own line for each request, and judges proxies itself
