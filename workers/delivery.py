@@ -43,8 +43,10 @@ UNAVAILABLE: Final = (InfrastructureError, RedisError, OSError, TimeoutError)
 class Subscriber(Protocol):
     """What consumes journals."""
 
-    async def publish(self, actor: str, lines: Sequence[Line]) -> None:
-        """Takes these entries in order, durably, before it returns. Taking one twice must be harmless.
+    async def publish(self, actor: str, lines: Sequence[Line]) -> int:
+        """Takes these entries in order, durably, and answers how many: all, or as many as it had time for, but one.
+
+        Taking an entry twice must be harmless.
 
         Raises Interrupted when it took some, Rewound when it must begin again elsewhere, else whatever went wrong.
         """
@@ -140,11 +142,11 @@ class Deliveries:
 
     async def _catch_up(self, target: Subscriber, held: Lease, until: float) -> bool:
         while lines := await self._next(held):
-            await self._publish(target, held, lines)
+            last = lines[await self._publish(target, held, lines) - 1]
             self._breakers[held.subscriber].succeeded()
-            if await journal.finish(self._pool, held, lines[-1].seq):
+            if await journal.finish(self._pool, held, last.seq):
                 return False
-            advanced = await self._advance(held, lines[-1])
+            advanced = await self._advance(held, last)
             if advanced is None:
                 log.info("lease_lost", subscriber=held.subscriber, actor=held.actor)
                 return False
@@ -161,12 +163,12 @@ class Deliveries:
         lines = max(1, PAGE_LINES >> held.failures)
         return await journal.page(self._pool, held.actor, held.position, lines=lines, size=PAGE_BYTES)
 
-    async def _publish(self, target: Subscriber, held: Lease, lines: Sequence[Line]) -> None:
+    async def _publish(self, target: Subscriber, held: Lease, lines: Sequence[Line]) -> int:
         taken = 0
         try:
             async with asyncio.timeout(PUBLISH_S):
-                await target.publish(held.actor, lines)
-            taken = len(lines)
+                taken = await target.publish(held.actor, lines)
+            return taken
         except Rewound:
             raise
         except Interrupted as stop:

@@ -10,6 +10,7 @@ by `DAYBOOK_HANDLERS`; the workers load them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import import_module
 from inspect import iscoroutinefunction
@@ -20,6 +21,8 @@ from infrastructure.journal import Line, read_entry, read_label
 from workers.delivery import Interrupted
 
 PREFIX: Final = "handler:"
+ENOUGH_S: Final = 10.0
+"""Seconds after which what a handler has done is noted before it goes on."""
 
 Handler = Callable[[Entry], Awaitable[None]]
 H = TypeVar("H", bound=Handler)
@@ -32,13 +35,17 @@ class HandlerSubscriber:
         self._handler = handler
         self._types = frozenset(event.__name__ for event in types)
 
-    async def publish(self, actor: str, lines: Sequence[Line]) -> None:
-        for line in lines:
+    async def publish(self, actor: str, lines: Sequence[Line]) -> int:
+        until = time.monotonic() + ENOUGH_S
+        for taken, line in enumerate(lines, start=1):
             if read_label(line.event).type in self._types:
                 try:
                     await self._handler(read_entry(line.event))
                 except Exception as error:
                     raise Interrupted(line.seq - 1) from error
+                if time.monotonic() > until:
+                    return taken
+        return len(lines)
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -31,7 +31,7 @@ class KafkaSubscriber:
         self._pool = pool
         self._kafka = Kafka(settings)
 
-    async def publish(self, actor: str, lines: Sequence[Line]) -> None:
+    async def publish(self, actor: str, lines: Sequence[Line]) -> int:
         if not await self._kafka.connected() and await self._topics_were_lost():
             raise Rewound
         try:
@@ -40,6 +40,7 @@ class KafkaSubscriber:
             if error.taken:
                 raise Interrupted(lines[error.taken - 1].seq) from error
             raise
+        return len(lines)
 
     async def close(self) -> None:
         await self._kafka.close()

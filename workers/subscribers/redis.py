@@ -46,9 +46,10 @@ class RedisSubscriber:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def publish(self, actor: str, lines: Sequence[Line]) -> None:
+    async def publish(self, actor: str, lines: Sequence[Line]) -> int:
         await self._append(actor, lines)
         await cache.heal(self._redis, actor.partition(":")[2], lines[-1].epoch, _changed(lines), lines[-1].seq)
+        return len(lines)
 
     async def close(self) -> None:
         """The connection is the process's own."""
