@@ -26,13 +26,13 @@ import asyncpg
 import msgspec
 import structlog
 from asyncpg import Record
-from uuid_utils import uuid7
 
 from domain.catalog import APPLIERS, HANDLERS, KINDS
 from domain.decision import Decision, Head, Rulebook, decide
 from domain.ledger.model import Ledger
 from domain.messages import Command, Recorded, Refusal
 from infrastructure import mailbox
+from infrastructure.ids import new_id
 from infrastructure.mailbox import Locked, Mark
 from infrastructure.metrics import TURNS, meter
 from infrastructure.postgres import Db
@@ -87,12 +87,15 @@ class Turns:
     async def work(self, actor: str) -> bool:
         """Takes turns until the mailbox is empty. True: time is up and there may be more, so ring again.
 
-        After each commit the loop looks once more, lock released: a command accepted between a turn's last look and
-        its release has found the lock taken, and nobody else will come for it.
+        Having found nothing it looks once more, lock released: whoever was rung for a command accepted between a
+        turn's last look and its release has found the lock taken, and nobody else will come for it.
         """
         until = time.monotonic() + self.settings.turn_time_ms / 1000
         while time.monotonic() < until:
-            if await self.take(actor) in (Result.BUSY, Result.EMPTY):
+            result = await self.take(actor)
+            if result is Result.BUSY or (
+                result is Result.EMPTY and not await mailbox.pending(self.work_pool, actor, 1)
+            ):
                 return False
         return True
 
@@ -102,7 +105,7 @@ class Turns:
         Raises what went wrong outside (a lost connection, a full disk), having taken the mark back: that is no
         command's fault, and the actor is rung again later.
         """
-        turn = UUID(bytes=uuid7().bytes)
+        turn = new_id()
         started = time.perf_counter()
         taken = await self._attempt(actor, turn)
         if not isinstance(taken, Finished):
