@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from uuid import UUID
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Request, get
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 
@@ -24,7 +24,7 @@ from api.decoding import invalid
 from api.edge import caller, edge_of
 from api.jobs import id_of
 from api.ledgers import admit
-from api.problems import problem, problem_response
+from api.problems import MEDIA_TYPE, problem_bytes, status_of
 from api.queries import (
     Answer,
     GetAccount,
@@ -278,7 +278,7 @@ def _spec(view: Any) -> dict[int, ResponseSpec]:
 
 
 @get(LEDGERS, responses=_spec(ListView[LedgerView]), summary="The ledgers one may read, newest first")
-async def list_ledgers(request: AnyRequest) -> Any:
+async def list_ledgers(request: AnyRequest) -> Reply:
     principal = caller(request)
     parameters = Parameters(request, cursor=(str, str))
     values = {"limit": ITEMS, **parameters.values()}
@@ -289,22 +289,22 @@ async def list_ledgers(request: AnyRequest) -> Any:
 
 
 @get(LEDGER, responses=_spec(LedgerView), summary="One ledger")
-async def get_ledger(request: AnyRequest, ledger: FromPath[str]) -> Any:
+async def get_ledger(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     return await _ask(request, GetLedger(**await _thing(request, ledger)))
 
 
 @get(f"{LEDGER}/currencies", responses=_spec(ListView[CurrencyView]), summary="Its currencies, by code")
-async def list_currencies(request: AnyRequest, ledger: FromPath[str]) -> Any:
+async def list_currencies(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     return await _ask(request, ListCurrencies(**await _page(request, ledger, cursor=(str,))))
 
 
 @get(f"{LEDGER}/accounts", responses=_spec(ListView[AccountView]), summary="Its accounts, by name")
-async def list_accounts(request: AnyRequest, ledger: FromPath[str]) -> Any:
+async def list_accounts(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     return await _ask(request, ListAccounts(**await _page(request, ledger, "prefix", "currency", cursor=(str,))))
 
 
 @get(ACCOUNT, responses=_spec(AccountView), summary="One account")
-async def get_account(request: AnyRequest, ledger: FromPath[str], account: FromPath[str]) -> Any:
+async def get_account(request: AnyRequest, ledger: FromPath[str], account: FromPath[str]) -> Reply:
     found = await _thing(request, ledger)
     try:
         msgspec.convert(account, AccountName)
@@ -314,7 +314,7 @@ async def get_account(request: AnyRequest, ledger: FromPath[str], account: FromP
 
 
 @get(f"{LEDGER}/transactions", responses=_spec(ListView[TransactionView]), summary="Its transactions, newest first")
-async def list_transactions(request: AnyRequest, ledger: FromPath[str]) -> Any:
+async def list_transactions(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     found = await _page(request, ledger, "account", "reference", "status", "from", "to", cursor=(int,))
     filters = {name: found.pop(name, None) for name in ("account", "reference", "status")}
     wanted = TransactionFilter(start=found.pop("from", None), end=found.pop("to", None), **filters)
@@ -322,7 +322,7 @@ async def list_transactions(request: AnyRequest, ledger: FromPath[str]) -> Any:
 
 
 @get(TRANSACTION, responses=_spec(TransactionView), summary="One transaction, from the moment it was accepted")
-async def get_transaction(request: AnyRequest, ledger: FromPath[str], transaction: FromPath[str]) -> Any:
+async def get_transaction(request: AnyRequest, ledger: FromPath[str], transaction: FromPath[str]) -> Reply:
     found = await _thing(request, ledger)
     wanted: UUID = id_of(transaction)
     try:
@@ -331,25 +331,25 @@ async def get_transaction(request: AnyRequest, ledger: FromPath[str], transactio
         return _refused(request, refused)
 
 
-def _refused(request: AnyRequest, refused: RefusedTransaction) -> Response[bytes]:
+def _refused(request: AnyRequest, refused: RefusedTransaction) -> Reply:
     edge, job = edge_of(request), str(refused.job)
-    return problem_response(
-        problem(refused.code, refused.detail, instance=edge.path, correlation_id=edge.correlation_id, job=job)
-    )
+    body = problem_bytes(refused.code, refused.detail, instance=edge.path, correlation_id=edge.correlation_id, job=job)
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+    return Reply(status_of(refused.code), headers, body)
 
 
 @get(f"{LEDGER}/balances", responses=_spec(BalancesView), summary="Sums of its accounts by currency and type")
-async def get_balances(request: AnyRequest, ledger: FromPath[str]) -> Any:
+async def get_balances(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     return await _ask(request, GetBalances(**await _page(request, ledger, "prefix", cursor=(str, str))))
 
 
 @get(f"{LEDGER}/trial-balance", responses=_spec(TrialBalanceView), summary="Debits and credits by currency and type")
-async def get_trial_balance(request: AnyRequest, ledger: FromPath[str]) -> Any:
+async def get_trial_balance(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     return await _ask(request, GetTrialBalance(**await _thing(request, ledger)))
 
 
 @get(f"{LEDGER}/journal", responses=_spec(JournalLine), summary="Its events, exact bytes and hashes, as NDJSON")
-async def read_journal(request: AnyRequest, ledger: FromPath[str]) -> Any:
+async def read_journal(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     parameters = Parameters(request, "after", "limit")
     await admit(request, ledger, "reader")
     values = {"limit": ITEMS, **parameters.values()}
