@@ -10,6 +10,7 @@ import msgspec
 from litestar import Request, Response, post
 from litestar.params import FromPath
 from msgspec import Meta
+from uuid_utils.compat import uuid7
 
 from api.accounts import OPEN_ACCOUNT
 from api.batches import batch_path, batch_response, batch_view
@@ -40,7 +41,6 @@ from domain.errors import DomainError, Fault, InfrastructureError
 from domain.ledger.commands import OpenAccount, PostTransaction
 from domain.messages import Command
 from infrastructure.command_log import Asked, Draft, Key, Submission
-from infrastructure.ids import new_id
 
 MOST_COMMANDS: Final = 10_000
 
@@ -101,7 +101,7 @@ async def submit_commands(request: Request[Any, Any, Any], ledger: FromPath[str]
     attempt = try_decode(document, Bulk)
     envelope = Envelope.of(request)
     recorder = services_of(request).recorder
-    batch = new_id()
+    batch = uuid7()
     actor = f"ledger:{ledger}"
     keys = _batch_keys(request, envelope, document, batch)
     try:
@@ -184,7 +184,7 @@ def _drafts(bulk: Bulk, document: Document, ledger: str) -> tuple[tuple[Draft, .
     keys = []
     for index, item in enumerate(bulk.commands):
         form = FORMS[type(item)]
-        job = new_id()
+        job = uuid7()
         kind, names = _PLAIN[type(item)]
         command = form.command(**{name: getattr(item, name) for name in names})
         drafts.append(draft_of(kind, command, job, form.resource(ledger, command, job)))

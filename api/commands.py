@@ -15,6 +15,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response
+from uuid_utils.compat import uuid7
 
 from api.context import services_of
 from api.decoding import Attempt, Document, invalid, parse_json, read_body, try_decode
@@ -28,7 +29,6 @@ from domain.catalog import KIND_OF
 from domain.errors import DomainError, Fault, InfrastructureError
 from domain.messages import Command, Query
 from infrastructure.command_log import Asked, Held, Job, Key, Receipt, reused
-from infrastructure.ids import new_id
 
 C = TypeVar("C", bound=Command)
 
@@ -98,7 +98,7 @@ async def accept(request: AnyRequest, intent: Intent[C]) -> Response[bytes]:
     """Accepts one command, or answers what its key stands for."""
     envelope = Envelope.of(request)
     recorder = services_of(request).recorder
-    job = new_id()
+    job = uuid7()
     key = _key(request, intent, envelope, job)
     try:
         await intent.admit()

@@ -16,10 +16,10 @@ from uuid import UUID
 import msgspec
 from asyncpg import Connection, Record
 from asyncpg.pool import PoolConnectionProxy
+from uuid_utils.compat import uuid7
 
 from domain.catalog import EVENTS
 from domain.messages import Balance, Entry
-from infrastructure.ids import new_id
 from infrastructure.postgres import Db
 
 LEASE_S: Final = 30
@@ -223,7 +223,7 @@ async def forget_subscriber(db: Connection[Record] | PoolConnectionProxy[Record]
 
 async def lease(db: Db, subscriber: str, actor: str, seconds: int = LEASE_S) -> Lease | None:
     """Takes the lease; None when there is nothing to deliver, another holds it, or its time to retry has not come."""
-    token = new_id()
+    token = uuid7()
     row = await db.fetchrow(TAKE_LEASE, subscriber, actor, token, seconds)
     return None if row is None else Lease(subscriber, actor, token, row["position"], row["failures"])
 

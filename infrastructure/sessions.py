@@ -12,9 +12,9 @@ from uuid import UUID
 import asyncpg
 import msgspec
 from asyncpg import Record
+from uuid_utils.compat import uuid7
 
 from infrastructure.cache import Cache
-from infrastructure.ids import new_id
 
 CACHED_S: Final = 60
 GRACE_S: Final = 10
@@ -104,7 +104,7 @@ class Sessions:
 
     async def start(self, user_id: UUID, lifetime_s: int, address: str, user_agent: str) -> UUID | None:
         """Begins a session of `lifetime_s` seconds; None when the user was disabled meanwhile."""
-        session_id: UUID = new_id()
+        session_id: UUID = uuid7()
         done = await self._pool.execute(
             INSERT_SESSION, session_id, user_id, float(lifetime_s), address, user_agent[:200]
         )

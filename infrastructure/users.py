@@ -10,8 +10,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 from asyncpg import Record
+from uuid_utils.compat import uuid7
 
-from infrastructure.ids import new_id
 from infrastructure.passwords import hash_password
 
 INSERT_USER: Final = "INSERT INTO users (id, username, roles) VALUES ($1, $2, $3)"
@@ -43,7 +43,7 @@ class User(msgspec.Struct, frozen=True):
 async def add_user(pool: asyncpg.Pool[Record], username: str, password: str, roles: Sequence[str]) -> UUID:
     """Creates a user with a password, and gives its id. Raises UsernameTaken."""
     password_hash = await asyncio.to_thread(hash_password, password)
-    user_id: UUID = new_id()
+    user_id: UUID = uuid7()
     async with pool.acquire() as connection, connection.transaction():
         try:
             await connection.execute(INSERT_USER, user_id, username, list(roles))

@@ -26,13 +26,13 @@ import asyncpg
 import msgspec
 import structlog
 from asyncpg import Record
+from uuid_utils.compat import uuid7
 
 from domain.catalog import APPLIERS, HANDLERS, KINDS
 from domain.decision import Decision, Head, Rulebook, decide
 from domain.ledger.model import Ledger
 from domain.messages import Command, Recorded, Refusal
 from infrastructure import mailbox
-from infrastructure.ids import new_id
 from infrastructure.mailbox import Locked, Mark
 from infrastructure.metrics import TURNS, meter
 from infrastructure.postgres import Db
@@ -105,7 +105,7 @@ class Turns:
         Raises what went wrong outside (a lost connection, a full disk), having taken the mark back: that is no
         command's fault, and the actor is rung again later.
         """
-        turn = new_id()
+        turn = uuid7()
         started = time.perf_counter()
         taken = await self._attempt(actor, turn)
         if not isinstance(taken, Finished):
