@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
+from domain.currency import Currencies
+from domain.decision import Link
 from domain.errors import DomainError
+from domain.ledger.handlers import touches
+from domain.ledger.model import Account, Ledger, Profile, Touches
+from domain.messages import Recorded
 from infrastructure.command_log import (
     STATUSES,
     Answer,
@@ -20,6 +27,7 @@ from infrastructure.command_log import (
     Tally,
     reused,
 )
+from infrastructure.currencies import ISO_SCALES
 
 
 class FakeCommandLog:
@@ -122,3 +130,51 @@ class FakeCommandLog:
 
     async def depth(self, actor: str, most: int) -> int:
         return min(most, sum(job.actor == actor and not job.finished for job in self.jobs.values()))
+
+
+# -- the ledger repository --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Books:
+    """What is kept of one ledger."""
+
+    profile: Profile | None = None
+    accounts: dict[str, Account] = field(default_factory=dict)
+    scales: dict[str, int] = field(default_factory=dict)
+    references: set[str] = field(default_factory=set)
+    roles: dict[UUID, str] = field(default_factory=dict)
+
+
+class MemoryLedgers:
+    """The ledger repository, without a database. Gives out copies: what a turn throws away leaves nothing behind."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, _Books] = {}
+
+    def grant(self, ledger: str, user: UUID, role: str) -> None:
+        self._kept.setdefault(ledger, _Books()).roles[user] = role
+
+    def load(self, ledger_id: str, commands: Iterable[Recorded]) -> Ledger:
+        kept = self._kept.setdefault(ledger_id, _Books())
+        needed = Touches.none()
+        for recorded in commands:
+            touches(recorded.command, needed)
+        return Ledger(
+            id=ledger_id,
+            profile=kept.profile,
+            currencies=Currencies(
+                {code: scale for code, scale in kept.scales.items() if code in needed.currencies}, ISO_SCALES
+            ),
+            accounts={name: deepcopy(kept.accounts[name]) for name in needed.accounts if name in kept.accounts},
+            references=needed.references & kept.references,
+            roles=dict(kept.roles),
+        )
+
+    def save(self, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
+        kept = self._kept[ledger.id]
+        kept.profile = ledger.profile
+        kept.scales.update(ledger.currencies.first_used)
+        kept.references |= ledger.references
+        for name in ledger.changed | ledger.opened:
+            kept.accounts[name] = deepcopy(ledger.accounts[name])

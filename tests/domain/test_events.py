@@ -1,0 +1,179 @@
+"""Events: what each command states, exactly as the journal keeps it, and what the appliers make of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from hashlib import sha256
+
+import msgspec
+import pytest
+
+from domain.catalog import APPLIERS, EVENTS
+from domain.decision import GENESIS, Head, Stamp
+from domain.ledger.commands import CreateLedger, OpenAccount, Posting, PostTransaction
+from domain.ledger.events import AccountOpened, CurrencyRegistered, LedgerCreated, PostedLine, TransactionPosted
+from domain.ledger.model import Ledger
+from domain.messages import Command, Entry, Event
+from tests.books import ADA, NOON, Books, create, empty_ledger, open_account, post, record, register
+
+# These bytes are hashed, stored and published. Whoever changes them breaks every reader of journals.
+GOLDEN: dict[type[Event], tuple[Command, str]] = {
+    LedgerCreated: (
+        CreateLedger(id="acme", name='Acme "Köln"', metadata={"tier": "1"}),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"LedgerCreated",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"id":"acme","name":"Acme \\"Köln\\"",'
+        '"owner":"01890000-0000-7000-8000-00000000ada0","metadata":{"tier":"1"}},"balances":[]}',
+    ),
+    CurrencyRegistered: (
+        register("POINTS", 4),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"CurrencyRegistered",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"code":"POINTS","scale":4},"balances":[]}',
+    ),
+    AccountOpened: (
+        OpenAccount(name="fees", currency="USD", type="income", min_balance="-1.5"),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"AccountOpened",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"name":"fees","currency":"USD","scale":2,"type":"income",'
+        '"min_balance":"-1.50","max_balance":null,"metadata":{}},"balances":[{"account":"fees","currency":"USD",'
+        '"posted_debits":"0.00","posted_credits":"0.00","pending_debits":"0.00","pending_credits":"0.00",'
+        '"balance":"0.00","available":"0.00"}]}',
+    ),
+    TransactionPosted: (
+        PostTransaction(
+            postings=(Posting("bank", "alice", "100"), Posting("alice", "bob", "0.5")),
+            reference="dep-1",
+            metadata={"b": "2", "a": "1"},
+            effective_at=datetime(2026, 11, 1, 8, tzinfo=UTC),
+        ),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"TransactionPosted",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"transaction":"01900000-0000-7000-8000-000000000009","postings":['
+        '{"debit":"bank","credit":"alice","amount":"100.00","currency":"USD"},'
+        '{"debit":"alice","credit":"bob","amount":"0.50","currency":"USD"}],"reference":"dep-1","description":null,'
+        '"metadata":{"b":"2","a":"1"},"effective_at":"2026-11-01T08:00:00.000000Z"},"balances":['
+        '{"account":"bank","currency":"USD","posted_debits":"100.00","posted_credits":"0.00","pending_debits":"0.00",'
+        '"pending_credits":"0.00","balance":"100.00","available":"100.00"},'
+        '{"account":"alice","currency":"USD","posted_debits":"0.50","posted_credits":"100.00","pending_debits":"0.00",'
+        '"pending_credits":"0.00","balance":"99.50","available":"99.50"},'
+        '{"account":"bob","currency":"USD","posted_debits":"0.00","posted_credits":"0.50","pending_debits":"0.00",'
+        '"pending_credits":"0.00","balance":"0.50","available":"0.50"}]}',
+    ),
+}
+
+
+def some_books() -> Books:
+    books = Books(create(), open_account("bank"), open_account("alice", kind="liability", least="0"))
+    books.run(open_account("bob", kind="liability"))
+    books.head = Head("ledger:acme", 3, 7, GENESIS)
+    return books
+
+
+@pytest.mark.parametrize(("command", "line"), GOLDEN.values(), ids=[event.__name__ for event in GOLDEN])
+def test_the_bytes_of_an_event_never_change(command: Command, line: str) -> None:
+    decision = some_books().decide([record(command, 9)], NOON.replace(microsecond=7))
+    assert decision.links[0].event.decode() == line
+    assert decision.links[0].hash == sha256(GENESIS + line.encode()).digest()
+    assert decision.head == Head("ledger:acme", 3, 8, decision.links[0].hash)
+    assert decision.outcomes[0].seq == 8
+
+
+@pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS.keys())
+def test_every_event_is_pinned_and_reads_back(event: type[Event]) -> None:
+    command, line = GOLDEN[event]
+    raw = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    assert raw.keys() == {field.name for field in msgspec.structs.fields(Entry)}
+    data = msgspec.json.decode(raw["data"], type=event)
+    assert data == some_books().decide([record(command, 9)]).links[0].entry.data
+
+
+def test_a_transaction_is_dated_when_it_was_accepted_if_it_does_not_say() -> None:
+    books = some_books()
+    accepted = record(post(("bank", "alice", "1")), 30)
+    books.decide([accepted])
+    event = books.links[-1].entry.data
+    assert isinstance(event, TransactionPosted)
+    assert event.effective_at == "2026-11-22T12:00:30.000000Z"
+    assert event.transaction == accepted.id
+
+
+# -- appliers ---------------------------------------------------------------------------------------------------------
+
+STAMP = Stamp(5, NOON)
+
+
+def apply(event: Event, ledger: Ledger) -> list[str]:
+    return APPLIERS[type(event)](event, ledger, STAMP)
+
+
+def test_a_created_ledger_has_a_record() -> None:
+    ledger = empty_ledger()
+    assert apply(LedgerCreated(id="acme", name="Acme", owner=ADA, metadata={"a": "b"}), ledger) == []
+    assert ledger.profile is not None
+    assert (ledger.profile.name, ledger.profile.owner, ledger.profile.metadata) == ("Acme", ADA, {"a": "b"})
+    assert (ledger.profile.created_at, ledger.profile.version) == (NOON, 5)
+
+
+def test_a_registered_currency_is_known_and_kept() -> None:
+    ledger = empty_ledger()
+    assert apply(CurrencyRegistered(code="POINTS", scale=7), ledger) == []
+    assert ledger.currencies.scale_of("POINTS") == 7
+    assert ledger.currencies.first_used == {"POINTS": 7}
+
+
+def opened(name: str = "a", kind: str = "asset", **changes: object) -> AccountOpened:
+    values: dict[str, object] = {"min_balance": None, "max_balance": None, "metadata": {}, **changes}
+    return AccountOpened(name=name, currency="KWD", scale=3, type=kind, **values)  # type: ignore[arg-type]
+
+
+def test_an_opened_account_is_empty_and_its_currency_copied() -> None:
+    ledger = empty_ledger()
+    assert apply(opened(min_balance="-1.500", max_balance="2.000", metadata={"a": "b"}), ledger) == ["a"]
+    account = ledger.accounts["a"]
+    assert (account.min_balance, account.max_balance, account.scale) == (-1500, 2000, 3)
+    assert (account.balance, account.available, account.status, account.version) == (0, 0, "open", 5)
+    assert (account.opened_at, account.metadata) == (NOON, {"a": "b"})
+    assert ledger.currencies.first_used == {"KWD": 3}
+    assert ledger.opened == {"a"}
+    apply(opened("b"), ledger)
+    assert ledger.currencies.first_used == {"KWD": 3}
+
+
+def test_a_posting_moves_one_sum_of_each_account() -> None:
+    ledger = empty_ledger()
+    for name, kind in (("a", "asset"), ("b", "income"), ("c", "expense")):
+        apply(opened(name, kind), ledger)
+    event = TransactionPosted(
+        transaction=ADA,
+        postings=(PostedLine("a", "b", "1.250", "KWD"), PostedLine("c", "a", "0.250", "KWD")),
+        reference="r",
+        description=None,
+        metadata={},
+        effective_at="2026-11-22T12:00:00.000000Z",
+    )
+    touched = APPLIERS[TransactionPosted](event, ledger, Stamp(6, NOON))
+    assert touched == ["a", "b", "c"]
+    sums = {account.name: (account.posted_debits, account.posted_credits) for account in ledger.accounts.values()}
+    assert sums == {"a": (1250, 250), "b": (0, 1250), "c": (250, 0)}
+    assert [account.balance for account in ledger.accounts.values()] == [1000, 1250, 250]
+    assert {account.version for account in ledger.accounts.values()} == {6}
+    assert ledger.changed == {"a", "b", "c"}
+    assert ledger.references == {"r"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "balance", "available"),
+    [("asset", 70, 65), ("expense", 70, 65), ("liability", -70, -73), ("equity", -70, -73), ("income", -70, -73)],
+)
+def test_balances_by_type(kind: str, balance: int, available: int) -> None:
+    ledger = empty_ledger()
+    apply(opened("a", kind), ledger)
+    account = ledger.accounts["a"]
+    account.posted_debits, account.posted_credits = 100, 30
+    account.pending_debits, account.pending_credits = 3, 5
+    assert (account.balance, account.available) == (balance, available)
+    snapshot = account.snapshot()
+    assert (snapshot.posted_debits, snapshot.posted_credits) == ("0.100", "0.030")
+    assert (snapshot.pending_debits, snapshot.pending_credits) == ("0.003", "0.005")
+    assert (snapshot.balance, snapshot.available) == (account.money(balance), account.money(available))
