@@ -71,6 +71,7 @@ class _Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.alive = False
+        self.lost: asyncio.Future[None] = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not derive from asyncio's classes
@@ -96,6 +97,7 @@ class _Link(asyncio.Protocol):
             _, future = self._waiting.popleft()
             if not future.done():
                 future.set_exception(RedisUnavailable("Redis closed the connection."))
+        self.lost.set_result(None)
 
     def abort(self) -> None:
         self.alive = False
@@ -161,8 +163,10 @@ class SharedRedis:
     async def close(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
+            await asyncio.wait([self._connecting])
         if self._link is not None:
             self._link.abort()
+            await self._link.lost
             self._link = None
 
     async def _send(self, command: tuple[Any, ...]) -> Any:
@@ -190,7 +194,11 @@ class SharedRedis:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 link = await self._open()
-                await self._greet(link)
+                try:
+                    await self._greet(link)
+                except BaseException:
+                    link.abort()
+                    raise
         except (OSError, TimeoutError) as error:
             raise RedisUnavailable("Redis can't be reached.") from error
         self._link = link

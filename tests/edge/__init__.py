@@ -1,0 +1,1 @@
+"""What stands before the routes: layers, bodies, sessions, limits, the cache's protocol."""
