@@ -146,7 +146,7 @@ class _Books:
     roles: dict[UUID, str] = field(default_factory=dict)
 
 
-class MemoryLedgers:
+class FakeLedgers:
     """The ledger repository, without a database. Gives out copies: what a turn throws away leaves nothing behind."""
 
     def __init__(self) -> None:
