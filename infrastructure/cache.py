@@ -41,8 +41,13 @@ BAR: Final = """
 for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1], 'PX', ARGV[2]) end
 """
 
+# Values and leases go as well as the turn's own tombstone: where that was lost (FLUSHALL, eviction, a Redis that was
+# not there in time), they may be older than the commit.
 OPEN: Final = """
-for _, key in ipairs(KEYS) do if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end end
+for _, key in ipairs(KEYS) do
+    local slot = redis.call('GET', key)
+    if slot and (slot == ARGV[1] or string.sub(slot, 1, 2) ~= 'X:') then redis.call('DEL', key) end
+end
 """
 
 # KEYS: slots. ARGV: epoch, then for each slot the seq of the last event that changed it. Removes values read before
@@ -85,7 +90,7 @@ async def begin_write(redis: Redis, ledger: str, views: Sequence[str], turn: str
 def end_write(pipe: Any, ledger: str, views: Sequence[str], turn: str) -> None:
     """Adds to a pipeline what opens them again, to be filled from what is committed. Call it after the commit.
 
-    Only the turn's own tombstones go: the next turn may have put its own meanwhile, and not have committed yet.
+    Of the tombstones only the turn's own go: the next turn may have put its own meanwhile, and not have committed yet.
     """
     keys = _keys(ledger, views)
     pipe.eval(OPEN, len(keys), *keys, TOMBSTONE + turn.encode())
