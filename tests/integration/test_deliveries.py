@@ -13,12 +13,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from domain.ledger.events import CurrencyRegistered, TransactionPosted
 from domain.messages import Entry
 from infrastructure import embedded, journal, metrics
 from infrastructure.embedded import make_state_directory
 from infrastructure.journal import Line
+from infrastructure.kafka import Kafka, KafkaRecord, KafkaUnavailable, connection
 from infrastructure.processes import Program, await_ready, choose_port, start, stop
 from infrastructure.settings import Settings
 from tests.conftest import temporary_state
@@ -137,6 +139,17 @@ async def test_the_same_process_recovers_by_itself(settings: Settings, broker: B
         assert first_occurrences(consume(settings, actor, last=6)) == list(range(1, 7))
 
 
+@on_a_loop
+async def test_publishing_makes_no_topic(settings: Settings) -> None:
+    """A topic that vanished between the look and the publishing would come back without what it had."""
+    kafka = Kafka(settings, publish_s=3)
+    with pytest.raises(KafkaUnavailable):
+        await kafka.publish("daybook.nobody.events", [KafkaRecord("nobody:a", b"{}", [])])
+    await kafka.close()
+    topics = AdminClient(connection(settings)).list_topics(timeout=5).topics
+    assert "daybook.nobody.events" not in topics
+
+
 class Refusing:
     """Takes what it is given until told otherwise."""
 
@@ -222,6 +235,7 @@ async def test_the_stream_has_every_event_once_though_it_is_delivered_twice(sett
         await deliver_all(on, "redis", actor)
         assert await streamed(on, actor) == [(f"1-{seq}".encode(), event) for seq, event in enumerate(written, start=1)]
         assert 0 < await on.redis.ttl(stream_key(actor)) <= 86_400
+        assert ("redis", actor) not in await on.behind()
 
 
 @on_a_loop
