@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any, Final
 
-from api.targets import LOGIN, Target
+from api.targets import LOGIN
 from infrastructure.cache import value_of
 from infrastructure.grants import grant_key
 from infrastructure.rate_limits import Limit, LocalBuckets, Verdict, look_up
@@ -37,32 +37,37 @@ class Admission:
         self._principal = Limit.of("principal", settings.request_rate_principal, 1)
         self.account = Limit.of("account", settings.login_rate_account, 60)
 
-    async def admit(self, edge: Edge) -> tuple[Verdict, Limit]:
+    async def admit(self, edge: Edge) -> Verdict:
         """Counts the request and fills `edge` with what Redis knew.
 
         Raises RedisUnavailable for logins while Redis is down. All else is then counted in this process alone.
         """
-        target = edge.target
-        bucket, limit = self._bucket_of(edge, target)
-        if target.public and edge.path.startswith("/health"):
-            # a probe must not wait for what it is about to report on
-            return self._local.admit(bucket, limit), limit
-        try:
-            found = await self._look_up(edge, target, bucket, limit)
-        except RedisUnavailable:
-            if limit is self._login and edge.path == LOGIN:
-                raise
-            return self._local.admit(bucket, limit), limit
-        return Verdict(found[0] == 1, found[1], found[2]), limit
+        bucket, limit = self._bucket_of(edge)
+        verdict = await self._count(edge, bucket, limit)
+        edge.limits = (_told(verdict, limit), limit.policy)
+        return verdict
 
-    def _bucket_of(self, edge: Edge, target: Target) -> tuple[str, Limit]:
+    async def _count(self, edge: Edge, bucket: str, limit: Limit) -> Verdict:
+        if edge.target.public and edge.path.startswith("/health"):
+            # a probe must not wait for what it is about to report on
+            return self._local.admit(bucket, limit)
+        try:
+            found = await self._look_up(edge, bucket, limit)
+        except RedisUnavailable:
+            if edge.path == LOGIN:
+                raise
+            return self._local.admit(bucket, limit)
+        return Verdict(found[0] == 1, found[1], found[2])
+
+    def _bucket_of(self, edge: Edge) -> tuple[str, Limit]:
         if edge.token is not None:
             return edge.token.bucket, self._principal
         if edge.path in (LOGIN, REFRESH):
             return f"{edge.path[6:]}:{edge.address}", self._login
         return f"address:{edge.address}", self._address
 
-    async def _look_up(self, edge: Edge, target: Target, bucket: str, limit: Limit) -> list[Any]:
+    async def _look_up(self, edge: Edge, bucket: str, limit: Limit) -> list[Any]:
+        target = edge.target
         token = edge.token
         if token is None:
             return await look_up(self._redis, bucket, limit, ("", "", ""), "", "", "")
@@ -79,6 +84,12 @@ class Admission:
             newest = value_of(found[6])
             edge.ledger_seq = None if newest is None else newest[2:].decode()
         return found
+
+
+def _told(verdict: Verdict, limit: Limit) -> tuple[bytes, bytes]:
+    """`RateLimit`, as in the IETF's draft 11: how many are left, and when there are none, the seconds to wait."""
+    wait = "" if verdict.admitted else f";t={verdict.retry_after_s}"
+    return b"ratelimit", f'"{limit.name}";r={verdict.remaining}{wait}'.encode()
 
 
 def networks(names: tuple[str, ...]) -> tuple[Network, ...]:

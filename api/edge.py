@@ -44,6 +44,7 @@ class Edge:
         "grant_key",
         "headers",
         "ledger_seq",
+        "limits",
         "method",
         "path",
         "principal",
@@ -63,6 +64,8 @@ class Edge:
         self.headers = headers
         self.started_at = perf_counter()
         self.address = ""
+        # what the answer says about the limit that the request counted against
+        self.limits: tuple[tuple[bytes, bytes], ...] = ()
         self.bearer: bytes | None = None
         # the bearer token once this process has verified it; its session is yet to be checked
         self.token: Verified | None = None

@@ -43,7 +43,7 @@ class Authentication:
 
     async def _count(self, edge: Edge, scope: Scope, send: Send) -> bool:
         """A token that this process sees for the first time: its principal's limit counts now, and Redis is asked."""
-        verdict, _ = await self._services.admission.admit(edge)
+        verdict = await self._services.admission.admit(edge)
         if not verdict.admitted:
             await turn_away(scope, send, too_many(verdict))
         return verdict.admitted

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
     from api.context import Services
-    from infrastructure.rate_limits import Limit, Verdict
+    from infrastructure.rate_limits import Verdict
 
 
 class RateLimit:
@@ -33,15 +33,14 @@ class RateLimit:
             edge.bearer = bearer_of(authorization)
             edge.token = self._services.tokens.recall(edge.bearer)
         try:
-            verdict, limit = await self._services.admission.admit(edge)
+            verdict = await self._services.admission.admit(edge)
         except RedisUnavailable:
             await turn_away(scope, send, InfrastructureError("Logging in is not possible at the moment."))
             return
-        told = headers_for(verdict, limit)
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *told]
+                message["headers"] = [*message["headers"], *edge.limits]
             await send(message)
 
         if verdict.admitted:
@@ -59,12 +58,6 @@ def bearer_of(authorization: bytes) -> bytes:
 def too_many(verdict: Verdict) -> InfrastructureError:
     """429 `rate_limited`."""
     return InfrastructureError("Too many requests.", "rate_limited", verdict.retry_after_s)
-
-
-def headers_for(verdict: Verdict, limit: Limit) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
-    """`RateLimit` and `RateLimit-Policy`, as in the IETF's draft 11."""
-    wait = b"" if verdict.admitted else b";t=%d" % verdict.retry_after_s
-    return (b"ratelimit", b'"%s";r=%d%s' % (limit.name.encode(), verdict.remaining, wait)), limit.policy
 
 
 async def turn_away(scope: Scope, send: Send, error: InfrastructureError) -> None:
