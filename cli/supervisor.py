@@ -67,8 +67,11 @@ class Supervisor:
 
     def listen_for_signals(self) -> None:
         """SIGINT, SIGTERM and SIGHUP ask for a stop; a second one, while stopping, for an immediate end."""
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._note_signal)
+        # unless nohup has it ignored
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._note_signal)
 
     def _note_signal(self, signum: int, frame: FrameType | None) -> None:
         self._stop_requests += 1
@@ -104,7 +107,7 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         missing = list(names)
         while missing and time.monotonic() < deadline:
-            self._turn()
+            self.pump()
             missing = [name for name in missing if not self._is_ready(self.units[name])]
             if any(self.units[name].deaths >= DEATHS_BEFORE_READY for name in missing):
                 break
@@ -122,7 +125,7 @@ class Supervisor:
         while unit.process is not None:
             if time.monotonic() > deadline:
                 raise StartError(f"{program.name} was not done after {seconds:.0f} s.")
-            self._turn()
+            self.pump()
         del self.units[program.name]
         if unit.restart_at is not None:
             raise StartError(f"{program.name} failed.")
@@ -130,9 +133,10 @@ class Supervisor:
     def run(self) -> None:
         """Looks after the units until a stop is asked for. Raises StopRequested."""
         while True:
-            self._turn()
+            self.pump()
 
-    def _turn(self) -> None:
+    def pump(self) -> None:
+        """One look around: prints what was said, notes who ended, restarts who is due. Raises StopRequested."""
         for key, _ in self._selector.select(TICK_S):
             self._read(key.data)
         for unit in list(self.units.values()):
@@ -219,7 +223,7 @@ class Supervisor:
                 if unit.process is not None:
                     unit.process.send_signal(unit.program.stop_signal)
             while any(unit.process is not None for unit in units):
-                self._turn()
+                self.pump()
                 if time.monotonic() > deadline or self._stop_requests > first + 1:
                     self._kill(units)
                     break

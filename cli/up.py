@@ -351,7 +351,7 @@ Daybook is ready after {seconds:.1f} s.
           {connection["username"]} / {connection["password"]}
   Flower  {connection["flower"]}
           {connection["flower_user"]} / {connection["flower_password"]}
-  These, and the servers' addresses: {self.state / "connection.json"}
+  These, and the servers' addresses: {self.state / "connection.json"}{self._where_postgres_is()}
 
 Three lines to try:
 
@@ -362,6 +362,12 @@ curl -s {api}/v1/ledgers/demo {token_header}
 Ctrl-C stops everything.
 """,
         )
+
+    def _where_postgres_is(self) -> str:
+        home = self.state / "postgres"
+        if not home.is_symlink():
+            return ""
+        return f"\n  Postgres keeps its data in {home.resolve()}, since the user it runs as can't enter {self.state}"
 
     # -- stopping -----------------------------------------------------------------------------------------------------
 

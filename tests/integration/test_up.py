@@ -14,8 +14,11 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from cli.up import UpError, parse_scale, read_procfile
+from infrastructure.embedded import Addresses
 from tests.conftest import run_sql, temporary_state
 from tests.stack import Stack, alive, descendants, launch, running_stack, wait_for
 
@@ -98,6 +101,36 @@ def test_what_dies_is_started_again(product: Stack, name: str) -> None:
     wait_for(lambda: not alive(family), seconds=10, what=f"the children of {name} are gone")
     assert f"{name} was ended by SIGKILL; restarting in" in product.log()
     wait_for(lambda: _is_ready(product), seconds=30, what="the API is ready again")
+
+
+def test_a_broker_that_lost_its_topics_gets_them_again(product: Stack) -> None:
+    before = product.pid_of("kafka")
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    admin = AdminClient({"bootstrap.servers": product.connection["kafka_servers"], "log_level": 0})
+
+    def partitions() -> int:
+        try:
+            topic = admin.list_topics(timeout=1).topics.get("daybook.ledger.events")
+        except KafkaException:
+            return 0
+        return len(topic.partitions) if topic and product.pid_of("kafka") != before else 0
+
+    wait_for(lambda: partitions() == 12, seconds=30, what="the topic exists again")
+
+
+def test_servers_of_your_own_are_used_instead(servers: Addresses, database: str) -> None:
+    environment = {
+        "DAYBOOK_DATABASE_URL": database,
+        "DAYBOOK_REDIS_URL": servers.redis_url,
+        "DAYBOOK_KAFKA_SERVERS": servers.kafka_servers,
+        "DAYBOOK_ADMIN_PASSWORD": "chosen by the operator",
+    }
+    with temporary_state() as state, running_stack(state, environment=environment) as stack:
+        assert not {"postgres", "valkey", "kafka"} & set(supervised(stack))
+        assert stack.connection["database_url"] == database
+        assert stack.connection["password"] == "chosen by the operator"
+        assert run_sql(database, "SELECT username FROM users") == "admin"
 
 
 def _is_ready(product: Stack) -> bool:
