@@ -1,4 +1,4 @@
-"""What a turn tells the rest after, and a little before, its commit: caches to forget, waiters to look, subscribers to come.
+"""What a turn tells the rest around its commit: caches to forget, waiters to look, subscribers to come.
 
 All of it is hints. Redis may be down: then cached views are healed by the `redis` subscriber and bounded by their
 time to live, waiters look once a second, and sweeps ring the subscribers.
