@@ -24,16 +24,20 @@ FLOWER_TASKS: Final = 10_000
 
 def api() -> None:
     """Run the HTTP API."""
+    chosen = settings.load()
+    run_server("cli.serve:create_child_app" if chosen.api_processes > 1 else "api.app:create_app", chosen)
+
+
+def run_server(factory: str, chosen: Settings) -> None:
+    """Serves what the factory, named `module:function`, makes."""
     import uvicorn
 
-    chosen = settings.load()
-    several = chosen.api_processes > 1
     uvicorn.run(
-        "cli.serve:create_child_app" if several else "api.app:create_app",
+        factory,
         factory=True,
         host=chosen.host,
         port=chosen.port,
-        workers=chosen.api_processes if several else None,
+        workers=chosen.api_processes if chosen.api_processes > 1 else None,
         loop="uvloop",
         http="api.server:Protocol",
         ws="none",
