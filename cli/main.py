@@ -21,6 +21,7 @@ app.command("cli.prepare:prepare", name="prepare", help="Migrate, create topics 
 app.command("cli.users:app", name="users", help="Add users.")
 app.command("cli.events:app", name="events", help="Publish events again; see how far subscribers are behind.")
 app.command("cli.importing.command:import_file", name="import", help="Post a CSV file's transactions through the API.")
+app.command("cli.verify:verify", name="verify", help="Recompute the books from the journal; say what differs.")
 app.command("cli.settings:show", name="settings", help="List the settings, their values and meanings.")
 
 

@@ -1,0 +1,78 @@
+"""`daybook verify`: does all that is kept agree with the journal, and the journal with itself?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cli.audit import Counts, Findings, audit, list_ledgers
+from infrastructure import settings
+from infrastructure.postgres import open_pool
+from infrastructure.settings import Settings
+
+SHOWN: Final = 10
+
+
+def verify(
+    *,
+    ledger: str | None = None,
+    show: int = SHOWN,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Recompute hashes, seqs and all balances from the journal, and say what differs.
+
+    Ends with status 1 if anything does. Each ledger is read in one snapshot, so that the service may go on meanwhile.
+
+    Parameters
+    ----------
+    ledger
+        The only ledger to look at.
+    show
+        How many differences of each kind to write out.
+    as_json
+        Answer in JSON.
+    """
+    findings, counts = asyncio.run(_verify(settings.load(), ledger, Findings(max(0, show)), quiet=as_json))
+    if ledger is not None and not counts.ledgers:
+        print(f"There is no ledger {ledger}.", file=sys.stderr)
+        sys.exit(2)
+    if as_json:
+        kinds = {kind: {"count": n, "first": findings.shown.get(kind, [])} for kind, n in findings.counts.items()}
+        print(json.dumps({"ok": not kinds, "read": asdict(counts), "differences": kinds}, indent=2))
+    else:
+        _tell(findings, counts)
+    if findings.counts:
+        sys.exit(1)
+
+
+async def _verify(chosen: Settings, ledger: str | None, findings: Findings, *, quiet: bool) -> tuple[Findings, Counts]:
+    counts = Counts()
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    label = TextColumn("{task.description}")
+    progress = Progress(label, *columns, console=Console(stderr=True), transient=True, disable=quiet)
+    async with await open_pool(chosen, application="verify", size=1) as pool, pool.acquire() as db:
+        ledgers = await list_ledgers(db, ledger)
+        with progress:
+            bar = progress.add_task("verify", total=sum(events for _, events in ledgers))
+            for one, _ in ledgers:
+                progress.update(bar, description=one)
+                async with db.transaction(isolation="repeatable_read", readonly=True):
+                    await audit(db, one, findings, counts, lambda lines: progress.advance(bar, lines))
+    return findings, counts
+
+
+def _tell(findings: Findings, counts: Counts) -> None:
+    read = ", ".join(f"{number:,} {name}" for name, number in asdict(counts).items())
+    print(f"Read {read}.")
+    for kind, number in findings.counts.items():
+        print(f"\n{number:,} × {kind}")
+        for words in findings.shown.get(kind, []):
+            print(f"  {words}")
+    print("\nThe books differ from the journal." if findings.counts else "Everything agrees with the journal.")

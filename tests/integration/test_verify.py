@@ -1,0 +1,243 @@
+"""`daybook verify` finds nothing wrong with true books, and every kind of tampering by its name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+
+import asyncpg
+import pytest
+
+from cli.verify import verify
+from infrastructure import settings as configuration
+from infrastructure.embedded import Addresses
+from infrastructure.settings import Settings
+from tests.conftest import database_url, run_sql
+from tests.service import User, open_books, posting, running_service
+
+Patch = pytest.MonkeyPatch
+
+
+async def fill(user: User) -> str:
+    """A ledger with a bit of everything: seqs 1 to 3 open it, 4 and 5 add to it, 6 to 9 are transactions."""
+    ledger = await open_books(user)
+    root = f"/v1/ledgers/{ledger}"
+    body = {"name": "points", "currency": "PTS", "type": "equity", "min_balance": "-5", "metadata": {"b": "1", "a": ""}}
+    assert (await user.post(f"{root}/currencies", {"code": "PTS", "scale": 0}, prefer="wait=10")).status_code == 201
+    assert (await user.post(f"{root}/accounts", body, prefer="wait=10")).status_code == 201
+    for number in range(4):
+        lines = posting("1.50")["postings"] * (number + 1)
+        sent = {"postings": lines, "reference": f"r{number}", "metadata": {"n": str(number)}, "description": "d"}
+        assert (await user.post(f"{root}/transactions", sent, prefer="wait=10")).status_code == 201
+    return ledger
+
+
+@pytest.fixture(scope="module")
+def books(servers: Addresses, template: str) -> Iterator[tuple[Settings, str]]:
+    """A database with two filled ledgers, to be cloned; and the id of the second."""
+
+    async def make() -> str:
+        async with running_service(chosen, monkeypatch) as service:
+            await fill(await service.user())
+            return await fill(await service.user())
+
+    name = f"books_{secrets.token_hex(6)}"
+    run_sql(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    chosen = Settings(
+        database_url=database_url(servers, name), redis_url=servers.redis_url, secret_key=secrets.token_urlsafe(48)
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        ledger = asyncio.run(make())
+    yield chosen, ledger
+    run_sql(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def ledger(books: tuple[Settings, str], servers: Addresses, monkeypatch: Patch) -> Iterator[str]:
+    """The id of a filled ledger, in a database of this test's own, which `verify` and `tamper` find."""
+    filled, ledger = books
+    name = f"test_{secrets.token_hex(6)}"
+    run_sql(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {filled.database_url.rpartition('/')[2]}")
+    own = replace(filled, database_url=database_url(servers, name))
+    monkeypatch.setattr(configuration, "load", lambda: own)
+    yield ledger
+    run_sql(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def run(capsys: pytest.CaptureFixture[str], ledger: str | None = None) -> tuple[int, dict[str, dict[str, object]]]:
+    """Status and differences."""
+    capsys.readouterr()
+    status = 0
+    try:
+        verify(ledger=ledger, as_json=True)
+    except SystemExit as ended:
+        status = int(str(ended.code))
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is (status == 0)
+    return status, found["differences"]
+
+
+def tamper(ledger: str, *statements: str) -> None:
+    """Runs statements as a superuser whom no trigger holds back; `$ledger` is the ledger's id."""
+
+    async def execute() -> None:
+        db = await asyncpg.connect(configuration.load().database_url)
+        await db.execute("SET session_replication_role = replica")
+        for statement in statements:
+            assert (await db.execute(statement.replace("$ledger", ledger))).split()[-1] != "0", statement
+        await db.close()
+
+    asyncio.run(execute())
+
+
+def test_true_books_agree(ledger: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys) == (0, {})
+    assert run(capsys, ledger) == (0, {})
+    verify()
+    told = capsys.readouterr().out
+    assert "2 ledgers, 18 events, 6 accounts, 8 transactions, 20 postings" in told
+    assert "Everything agrees" in told
+    with pytest.raises(SystemExit) as ended:
+        verify(ledger="no-such")
+    assert ended.value.code == 2
+
+
+OWN = "WHERE ledger = '$ledger'"
+IN_JOURNAL = "WHERE actor = 'ledger:$ledger'"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "statement"),
+    [
+        ({"account"}, f"UPDATE accounts SET posted_debits = posted_debits + 1 {OWN} AND name = 'assets:bank'"),
+        ({"account"}, f"UPDATE accounts SET posted_credits = posted_credits + 1 {OWN} AND name = 'points'"),
+        ({"account"}, f"UPDATE accounts SET pending_debits = 1 {OWN} AND name = 'points'"),
+        ({"account"}, f"UPDATE accounts SET version = version + 1 {OWN} AND name = 'assets:bank'"),
+        ({"account"}, f"UPDATE accounts SET min_balance = -6 {OWN} AND name = 'points'"),
+        ({"account"}, f"UPDATE accounts SET max_balance = 6 {OWN} AND name = 'points'"),
+        ({"account"}, f"UPDATE accounts SET status = 'frozen' {OWN} AND name = 'points'"),
+        ({"account"}, f"UPDATE accounts SET type = 'income' {OWN} AND name = 'points'"),
+        ({"account"}, f"UPDATE accounts SET currency = 'EUR' {OWN} AND name = 'points'"),
+        ({"account"}, f"UPDATE accounts SET scale = 1 {OWN} AND name = 'points'"),
+        ({"account"}, f"UPDATE accounts SET metadata = '{{}}' {OWN} AND name = 'points'"),
+        ({"account"}, f"UPDATE accounts SET opened_at = opened_at + interval '1 us' {OWN} AND name = 'points'"),
+        ({"account"}, f"UPDATE accounts SET name = 'pointz' {OWN} AND name = 'points'"),
+        ({"account"}, f"DELETE FROM accounts {OWN} AND name = 'wallets:alice'"),
+        ({"account"}, f"DELETE FROM accounts {OWN} AND name = 'assets:bank'"),
+        ({"account"}, "INSERT INTO accounts (ledger, name, currency, scale, type, metadata, opened_at, version)"
+                      " VALUES ('$ledger', 'zzz', 'USD', 2, 'asset', '{}', now(), 2)"),
+        ({"transaction"}, f"UPDATE transactions SET reference = 'x' {OWN} AND seq = 7"),
+        ({"transaction"}, f"UPDATE transactions SET description = NULL {OWN} AND seq = 7"),
+        ({"transaction"}, f"UPDATE transactions SET metadata = '{{}}' {OWN} AND seq = 7"),
+        ({"transaction"}, f"UPDATE transactions SET status = 'voided' {OWN} AND seq = 7"),
+        ({"transaction"}, f"UPDATE transactions SET version = 8 {OWN} AND seq = 7"),
+        ({"transaction"}, f"UPDATE transactions SET id = gen_random_uuid() {OWN} AND seq = 7"),
+        ({"transaction"}, f"UPDATE transactions SET effective_at = effective_at - interval '1 us' {OWN} AND seq = 7"),
+        ({"transaction"}, f"UPDATE transactions SET recorded_at = recorded_at - interval '1 us' {OWN} AND seq = 7"),
+        ({"transaction", "posting"}, f"DELETE FROM transactions {OWN} AND seq = 7"),
+        ({"transaction", "posting"}, f"DELETE FROM transactions {OWN} AND seq = 9"),
+        ({"transaction", "posting"}, f"UPDATE transactions SET seq = 90 {OWN} AND seq = 9"),
+        ({"posting"}, f"UPDATE postings SET amount = amount + 1 {OWN} AND seq = 8 AND posting = 2"),
+        ({"posting"}, f"UPDATE postings SET debit = credit, credit = debit {OWN} AND seq = 8 AND posting = 2"),
+        ({"posting"}, f"UPDATE postings SET currency = 'EUR' {OWN} AND seq = 8 AND posting = 2"),
+        ({"posting"}, f"DELETE FROM postings {OWN} AND seq = 8 AND posting = 1"),
+        ({"posting"}, f"UPDATE postings SET seq = 5 {OWN} AND seq = 8 AND posting = 1"),
+        ({"posting"}, f"INSERT INTO postings SELECT ledger, seq, 9, debit, credit, currency, scale, amount"
+                      f" FROM postings {OWN} AND seq = 8 AND posting = 1"),
+        ({"ledger"}, "UPDATE ledgers SET accounts = accounts + 1 WHERE id = '$ledger'"),
+        ({"ledger"}, "UPDATE ledgers SET name = 'x' WHERE id = '$ledger'"),
+        ({"ledger"}, "UPDATE ledgers SET owner = gen_random_uuid() WHERE id = '$ledger'"),
+        ({"ledger"}, "UPDATE ledgers SET version = 2 WHERE id = '$ledger'"),
+        ({"ledger"}, "DELETE FROM ledgers WHERE id = '$ledger'"),
+        ({"currency"}, f"UPDATE currencies SET scale = 3 {OWN} AND code = 'USD'"),
+        ({"currency"}, f"DELETE FROM currencies {OWN} AND code = 'PTS'"),
+        ({"currency"}, "INSERT INTO currencies VALUES ('$ledger', 'XXX', 2)"),
+        ({"actor"}, f"UPDATE actors SET seq = 8 {IN_JOURNAL}"),
+        ({"actor"}, f"UPDATE actors SET head = '\\x00' {IN_JOURNAL}"),
+        ({"actor"}, f"UPDATE actors SET epoch = 0 {IN_JOURNAL}"),
+        ({"actor"}, f"DELETE FROM actors {IN_JOURNAL}"),
+        ({"seq", "hash", "account", "event balance", "transaction"}, f"DELETE FROM journal {IN_JOURNAL} AND seq = 7"),
+        ({"actor", "account", "transaction"}, f"DELETE FROM journal {IN_JOURNAL} AND seq = 9"),
+        ({"hash"}, f"UPDATE journal SET hash = sha256(hash) {IN_JOURNAL} AND seq = 7"),
+        ({"event"}, f"UPDATE journal SET epoch = 2 {IN_JOURNAL} AND seq = 9"),
+        ({"hash", "event"}, f"UPDATE journal SET event = 'nonsense' {IN_JOURNAL} AND seq = 9"),
+        ({"hash", "transaction"}, "UPDATE journal SET event ="
+                                  " replace(convert_from(event, 'UTF8'), '\"r2\"', '\"r9\"')::bytea"
+                                  f" {IN_JOURNAL} AND seq = 8"),
+    ],
+)  # fmt: skip
+def test_tampering_is_found_by_its_kind(
+    ledger: str, capsys: pytest.CaptureFixture[str], kinds: set[str], statement: str
+) -> None:
+    tamper(ledger, statement)
+    status, found = run(capsys, ledger)
+    assert status == 1
+    assert kinds <= found.keys(), found
+    assert all(difference["first"] for difference in found.values())
+    if len(kinds) == 1:
+        assert kinds == found.keys() or kinds == {"event"}
+        assert sum(int(str(difference["count"])) for difference in found.values()) <= 2, found
+    assert run(capsys)[0] == 1
+
+
+def rewrite(ledger: str, first: int, old: str, new: str) -> None:
+    """Changes an event's text and chains all that follow afresh, as a forger would who may write everywhere."""
+
+    async def execute() -> None:
+        db = await asyncpg.connect(configuration.load().database_url)
+        await db.execute("SET session_replication_role = replica")
+        actor = f"ledger:{ledger}"
+        head = await db.fetchval("SELECT hash FROM journal WHERE actor = $1 AND seq = $2", actor, first - 1)
+        query = "SELECT seq, event FROM journal WHERE actor = $1 AND seq >= $2 ORDER BY seq"
+        for row in await db.fetch(query, actor, first):
+            event = row["event"].replace(old.encode(), new.encode()) if row["seq"] == first else row["event"]
+            assert row["seq"] != first or event != row["event"]
+            head = sha256(head + event).digest()
+            update = "UPDATE journal SET event = $3, hash = $4 WHERE actor = $1 AND seq = $2"
+            await db.execute(update, actor, row["seq"], event, head)
+        await db.execute("UPDATE actors SET head = $2 WHERE actor = $1", actor, head)
+        await db.close()
+
+    asyncio.run(execute())
+
+
+@pytest.mark.parametrize(
+    ("kinds", "seq", "old", "new"),
+    [
+        ({"event balance", "posting", "account"}, 6, '"amount":"1.50"', '"amount":"1.60"'),
+        ({"event balance"}, 6, '"available":"1.50"', '"available":"1.60"'),
+        ({"event balance"}, 6, '"balances":[', '"balances":[],"was":['),
+        ({"event"}, 6, '"amount":"1.50"', '"amount":"1.5"'),
+        ({"event"}, 6, '"seq":6', '"seq":7'),
+        ({"event"}, 6, '"type":"TransactionPosted"', '"type":"TransactionPuffed"'),
+        ({"event"}, 6, '"credit":"wallets:alice"', '"credit":"wallets:bob"'),
+        ({"limit"}, 2, '"min_balance":null', '"min_balance":"2.00"'),
+        ({"limit"}, 2, '"max_balance":null', '"max_balance":"2.00"'),
+    ],
+)
+def test_a_forged_journal_that_is_chained_afresh_is_found_too(
+    ledger: str, capsys: pytest.CaptureFixture[str], kinds: set[str], seq: int, old: str, new: str
+) -> None:
+    if kinds == {"limit"} and "min" in old:
+        # a bank that would have to have two dollars: let money leave it at once
+        there, back = "assets:bank", "wallets:alice"
+        rewrite(ledger, 6, f'"debit":"{there}","credit":"{back}"', f'"debit":"{back}","credit":"{there}"')
+    rewrite(ledger, seq, old, new)
+    status, found = run(capsys, ledger)
+    assert status == 1
+    assert kinds <= found.keys(), found
+    assert "hash" not in found and "seq" not in found and "actor" not in found
+
+
+def test_only_the_first_of_many_are_written_out(ledger: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tamper(ledger, f"UPDATE postings SET amount = amount + 1 {OWN}")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        verify(ledger=ledger, show=3)
+    told = capsys.readouterr().out
+    assert "10 × posting" in told
+    assert told.count("amount is 151, the journal makes it 150") == 3
