@@ -129,11 +129,11 @@ async def _record(
     waiting = nullcontext() if envelope.wait_s is None else recorder.waiters.expecting(address.actor, address.job)
     with waiting as future:
         receipt = await recorder.commands.dispatch(command, address)
-        if receipt.replay is not None:
-            return await _replay(request, intent, envelope, receipt.replay)
         finished = None
-        if future is not None and envelope.wait_s is not None:
+        if receipt.replay is None and future is not None and envelope.wait_s is not None:
             finished = await within(future, envelope.wait_s)
+    if receipt.replay is not None:
+        return await _replay(request, intent, envelope, receipt.replay)
     return await _answer(request, intent, envelope, finished or _fresh(command, address, receipt), {})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -27,7 +27,7 @@ from api.edge import caller
 from domain.errors import AuthError
 from infrastructure import journal, metrics
 from infrastructure.metrics import FAMILIES, meter
-from infrastructure.redis import open_redis
+from infrastructure.redis import end_tasks, open_redis
 from infrastructure.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -71,9 +71,7 @@ async def pushing(settings: Settings) -> AsyncIterator[Redis]:
     try:
         yield redis
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await end_tasks(task)
         await meter.push(redis)
         await redis.aclose()
 

@@ -59,7 +59,10 @@ def draft_of(kind: str, command: Command, job: UUID, resource: str) -> Draft:
 
 
 class Recorder:
-    """One for the process. `log` reads jobs and batches; `waiters` tells when they finish."""
+    """One for the process. `log` reads jobs and batches; `waiters` tells when they finish.
+
+    Whoever submits has called `depths.admit` for as many commands.
+    """
 
     def __init__(self, pool: asyncpg.Pool[Record], redis: Redis, bell: Bell, mailbox_limit: int) -> None:
         self.log: Final = CommandLog(pool)
@@ -84,7 +87,10 @@ class Recorder:
 
     async def submit(self, submission: Submission) -> Receipt:
         """Writes commands down and wakes a worker. Raises the refusal, or InfrastructureError (503)."""
-        receipt = await self._appends.ask(submission)
+        try:
+            receipt = await self._appends.ask(submission)
+        finally:
+            self.depths.settle(submission.actor, len(submission.drafts))
         if receipt.accepted_at is not None:
             self._bell.ring(submission.actor, submission.correlation_id)
         _count(submission, receipt)

@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from infrastructure.command_log import Job
+from infrastructure.redis import end_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +42,7 @@ class Waiters:
         self._finished = finished
         self._look_s = look_s
         self._by_actor: dict[str, dict[UUID, set[asyncio.Future[Job]]]] = {}
-        self._count = 0
+        self.count = 0
         self._noticed: set[str] = set()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -51,21 +52,19 @@ class Waiters:
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._look())]
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
 
     @contextmanager
     def expecting(self, actor: str, job: UUID) -> Iterator[asyncio.Future[Job]]:
         """A future that holds the job as soon as it has finished. It is cancelled when there are too many waiters."""
         future: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        if self._count >= MOST:
+        if self.count >= MOST:
             future.cancel()
             yield future
             return
         jobs = self._by_actor.setdefault(actor, {})
         jobs.setdefault(job, set()).add(future)
-        self._count += 1
+        self.count += 1
         try:
             yield future
         finally:
@@ -84,7 +83,7 @@ class Waiters:
         self._wake.set()
 
     def _forget(self, actor: str, job: UUID, future: asyncio.Future[Job]) -> None:
-        self._count -= 1
+        self.count -= 1
         jobs = self._by_actor[actor]
         jobs[job].discard(future)
         if not jobs[job]:
