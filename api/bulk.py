@@ -41,6 +41,7 @@ from domain.errors import DomainError, Fault, InfrastructureError
 from domain.ledger.commands import OpenAccount, PostTransaction
 from domain.messages import Command
 from infrastructure.command_log import Asked, Draft, Key, Submission
+from infrastructure.metrics import meter
 
 MOST_COMMANDS: Final = 10_000
 
@@ -108,9 +109,10 @@ async def submit_commands(request: Request[Any, Any, Any], ledger: FromPath[str]
         await admit(request, ledger, "writer")
         bulk = _checked(attempt, envelope)
         await recorder.depths.admit(actor, len(bulk.commands))
-    except DomainError:
+    except DomainError as refusal:
         held = await _look_up(recorder, actor, envelope, (*keys, *_keys_of(document, ledger)))
         if held is None:
+            meter.command_refused(refusal.code)
             raise
         return await _replay(recorder, envelope, held)
     drafts, item_keys = _drafts(bulk, document, ledger)

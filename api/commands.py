@@ -29,6 +29,7 @@ from domain.catalog import KIND_OF
 from domain.errors import DomainError, Fault, InfrastructureError
 from domain.messages import Command, Query
 from infrastructure.command_log import Asked, Held, Job, Key, Receipt, reused
+from infrastructure.metrics import meter
 
 C = TypeVar("C", bound=Command)
 
@@ -105,9 +106,10 @@ async def accept(request: AnyRequest, intent: Intent[C]) -> Response[bytes]:
         command = _checked(intent, envelope)
         actor = f"ledger:{intent.ledger}"
         await recorder.depths.admit(actor, 1)
-    except DomainError:
+    except DomainError as refusal:
         held = None if key is None else await _look_up(recorder, f"ledger:{intent.ledger}", envelope, key)
         if held is None:
+            meter.command_refused(refusal.code)
             raise
         return await _replay(request, intent, envelope, held)
     address = Address(

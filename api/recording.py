@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -15,9 +17,10 @@ from api.gathering import Gatherer
 from api.waiting import Waiters
 from domain.bus import CommandBus
 from domain.catalog import KIND_OF
+from domain.errors import DomainError
 from domain.ledger.handlers import weight
 from domain.messages import Command
-from infrastructure.command_log import Asked, CommandLog, Draft, Held, Key, Receipt, Submission
+from infrastructure.command_log import Answer, Asked, CommandLog, Draft, Held, Key, Receipt, Submission
 from infrastructure.metrics import meter
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
@@ -71,7 +74,7 @@ class Recorder:
         self.commands: Final[CommandBus[Address, Receipt]] = CommandBus(KIND_OF, self._record)
         self._bell = bell
         self._appends: Gatherer[Submission, Receipt] = Gatherer(
-            self.log.append, most=MOST_A_FLUSH, backlog=BACKLOG, weigh=lambda submission: len(submission.drafts)
+            self._append, most=MOST_A_FLUSH, backlog=BACKLOG, weigh=lambda submission: len(submission.drafts)
         )
         self._look_ups: Gatherer[Asked, Held | None] = Gatherer(self.log.find_keys, most=MOST_A_FLUSH, backlog=BACKLOG)
 
@@ -88,17 +91,25 @@ class Recorder:
     async def submit(self, submission: Submission) -> Receipt:
         """Writes commands down and wakes a worker. Raises the refusal, or InfrastructureError (503)."""
         try:
-            receipt = await self._appends.ask(submission)
+            return await self._appends.ask(submission)
         finally:
             self.depths.settle(submission.actor, len(submission.drafts))
-        if receipt.accepted_at is not None:
-            self._bell.ring(submission.actor, submission.correlation_id)
-        _count(submission, receipt)
-        return receipt
 
     async def find_key(self, asked: Asked) -> Held | None:
         """What an idempotency key stands for already."""
         return await self._look_ups.ask(asked)
+
+    async def _append(self, submissions: Sequence[Submission]) -> list[Answer]:
+        """One flush. The bell is rung from here, so that it rings for those too who have gone away meanwhile."""
+        answers = await self.log.append(submissions)
+        rung: set[str] = set()
+        for submission, answer in zip(submissions, answers, strict=True):
+            _count(submission, answer)
+            written = isinstance(answer, Receipt) and answer.accepted_at is not None
+            if written and submission.actor not in rung:
+                rung.add(submission.actor)
+                self._bell.ring(submission.actor, submission.correlation_id)
+        return answers
 
     async def _record(self, kind: str, command: Command, address: Address) -> Receipt:
         return await self.submit(
@@ -113,10 +124,17 @@ class Recorder:
         )
 
 
-def _count(submission: Submission, receipt: Receipt) -> None:
-    written = set(receipt.jobs) if receipt.accepted_at is not None else set()
-    for draft in submission.drafts:
-        (meter.command_accepted if draft.id in written else meter.command_replayed)(draft.kind)
+def _count(submission: Submission, answer: Answer) -> None:
+    if isinstance(answer, DomainError):
+        meter.command_refused(answer.code)
+    if not isinstance(answer, Receipt):
+        return
+    jobs = set(answer.jobs) if answer.accepted_at is not None else set()
+    written = Counter(draft.kind for draft in submission.drafts if draft.id in jobs)
+    for kind, amount in written.items():
+        meter.command_accepted(kind, amount)
+    for kind, amount in (Counter(draft.kind for draft in submission.drafts) - written).items():
+        meter.command_replayed(kind, amount)
 
 
 def open_bell(settings: Settings) -> Bell:

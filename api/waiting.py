@@ -20,11 +20,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from infrastructure.command_log import Job
-from infrastructure.redis import end_tasks
+from infrastructure.redis import TURNS_CHANNEL, end_tasks
 
 log = structlog.get_logger(__name__)
 
-TURNS_CHANNEL: Final = "daybook:turns"
 LOOK_S: Final = 1.0
 """How often everybody's outcome is looked up, notice or not."""
 MOST: Final = 10_000

@@ -30,6 +30,9 @@ PAUSE_S: Final = 0.25
 MOST_WAITING: Final = 10_000
 """Commands without a reply on the shared connection; more are refused."""
 
+TURNS_CHANNEL: Final = "daybook:turns"
+"""Where turns announce themselves, by the names of their actors, to those who wait for a job."""
+
 _CANCEL_AGAIN_S: Final = 0.25
 
 _INCOMPLETE: Final = object()

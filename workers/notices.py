@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 from uuid import UUID
 
 import structlog
@@ -17,10 +16,9 @@ from redis.exceptions import RedisError
 
 from infrastructure import cache
 from infrastructure.metrics import meter
+from infrastructure.redis import TURNS_CHANNEL
 
 log = structlog.get_logger(__name__)
-
-TURNS_CHANNEL: Final = "daybook:turns"
 
 
 @dataclass(frozen=True, slots=True)
