@@ -130,7 +130,7 @@ def _log_as_json(chosen: Settings) -> None:
     def configure(**_: object) -> None:
         configure_logging(chosen)
         if chosen.log_level != "debug":
-            for chatty in ("celery.worker.strategy", "celery.beat"):
+            for chatty in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
                 logging.getLogger(chatty).setLevel(logging.WARNING)
 
     setup_logging.connect(configure, weak=False)

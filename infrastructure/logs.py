@@ -65,6 +65,7 @@ def configure_logging(settings: Settings) -> None:
     """Makes this process log to standard error, from `settings.log_level` up."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
         _add_correlation_id,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

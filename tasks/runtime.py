@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Coroutine
+from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -45,8 +46,8 @@ class Runtime:
         self.doorbell: Final = Doorbell(settings)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine on this process's loop."""
-        return self._runner.run(work)
+        """Runs a coroutine on this process's loop, with the caller's context: what is bound to the log reaches it."""
+        return self._runner.run(work, context=copy_context())
 
     def close(self) -> None:
         self.doorbell.close()

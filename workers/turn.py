@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Final
 from uuid import UUID
 
@@ -45,6 +45,8 @@ log = structlog.get_logger(__name__)
 RULES: Final = Rulebook(HANDLERS, APPLIERS)
 DECODERS: Final = {kind: msgspec.json.Decoder(command) for kind, command in KINDS.items()}
 FAILED: Final = Refusal("command_failed", "The command broke its turn each time it was run, and was set aside.")
+MOST_LOGGED: Final = 100
+"""Correlation ids in a turn's line; the journal has them all."""
 ACQUIT_PAUSES_S: Final = (0.1, 0.5, 1, 2, 4, 8)
 
 
@@ -67,9 +69,10 @@ class BrokenTurn(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a turn did: how many commands of a kind came to a status, and which views it made old."""
+    """What a turn did: how many commands of a kind came to a status, on whose behalf, and which views it made old."""
 
     outcomes: Mapping[tuple[str, str], int]
+    correlation_ids: Sequence[str]
     views: Sequence[str] = ()
 
 
@@ -110,10 +113,18 @@ class Turns:
         taken = await self._attempt(actor, turn)
         if not isinstance(taken, Finished):
             return taken
-        meter.turn_finished(_type_of(actor), time.perf_counter() - started, Result.DONE.value, taken.outcomes)
+        seconds = time.perf_counter() - started
+        meter.turn_finished(_type_of(actor), seconds, Result.DONE.value, taken.outcomes)
         await self.notices.announce(actor, taken.views, turn)
         for subscriber in self.subscribers:
             self.ring_delivery(subscriber, actor)
+        log.info(
+            "turn",
+            actor=actor,
+            commands=sum(taken.outcomes.values()),
+            ms=round(seconds * 1000, 2),
+            correlation_ids=list(islice(dict.fromkeys(taken.correlation_ids), MOST_LOGGED)),
+        )
         return Result.DONE
 
     async def _attempt(self, actor: str, turn: UUID) -> Result | Finished:
@@ -157,8 +168,15 @@ class Turns:
     async def _bury(self, db: Db, actor: str, row: Record, attempts: int) -> Finished:
         await mailbox.bury(db, row["id"], attempts, FAILED)
         await mailbox.clear_mark(db, actor)
-        log.error("dead_letter", actor=actor, command=str(row["id"]), kind=row["kind"], attempts=attempts)
-        return Finished({(row["kind"], "failed"): 1})
+        log.error(
+            "dead_letter",
+            actor=actor,
+            command=str(row["id"]),
+            kind=row["kind"],
+            attempts=attempts,
+            correlation_id=row["correlation_id"],
+        )
+        return Finished({(row["kind"], "failed"): 1}, (row["correlation_id"],))
 
     async def _apply(self, db: Db, locked: Locked, mark: Mark | None, turn: UUID, rows: Sequence[Record]) -> Finished:
         actor = locked.head.actor
@@ -178,7 +196,7 @@ class Turns:
             await mailbox.narrow_mark(db, actor, max(1, fresh.width // 2), mark.suspect_position)
         else:
             await mailbox.clear_mark(db, actor)
-        return Finished(_tally(commands, decision), touched)
+        return Finished(_tally(commands, decision), [recorded.correlation_id for recorded in commands], touched)
 
     async def _flush(
         self, db: Db, before: Head, ledger: Ledger, decision: Decision, now: datetime, attempts: int
