@@ -1,0 +1,252 @@
+"""Every kind of command from the request to its effect, over HTTP, through real workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle, islice, pairwise
+from typing import NamedTuple
+
+import msgspec
+import pytest
+
+from domain.catalog import KINDS
+from tests.e2e.client import FINAL, PATIENCE_S, Client, Json, fresh, open_books, posting
+
+WAIT = f"wait={PATIENCE_S}"
+
+JOB_MEMBERS = [
+    *("id", "kind", "actor", "batch", "status", "accepted_at", "execute_at", "finished_at", "attempts", "progress"),
+    *("result", "problem", "links"),
+]
+
+
+class Drive(NamedTuple):
+    """How a kind of command is sent: where, what, what it makes, how that is read, and the event it leaves."""
+
+    path: str
+    body: Json
+    resource: str
+    event: str
+
+
+def drive(kind: str, ledger: str) -> Drive:
+    """A command of that kind which will succeed, another one at each call. Fails for a kind nobody thought of."""
+    base, name = f"/v1/ledgers/{ledger}", fresh("x")
+    drives = {
+        "create_ledger": Drive("/v1/ledgers", {"id": name, "name": name}, f"/v1/ledgers/{name}", "LedgerCreated"),
+        "register_currency": Drive(
+            f"{base}/currencies",
+            {"code": name.upper().replace("-", ""), "scale": 3},
+            f"{base}/currencies",
+            "CurrencyRegistered",
+        ),
+        "open_account": Drive(
+            f"{base}/accounts",
+            {"name": f"wallets:{name}", "currency": "USD", "type": "liability", "min_balance": "0"},
+            f"{base}/accounts/wallets:{name}",
+            "AccountOpened",
+        ),
+        "post_transaction": Drive(
+            f"{base}/transactions", posting(reference=name), f"{base}/transactions/{{job}}", "TransactionPosted"
+        ),
+    }
+    assert kind in drives, f"no test drives {kind} end to end: add it here"
+    return drives[kind]
+
+
+def view(client: Client, sent: Drive, job: str, seq: int) -> Json:
+    """What GET answers of what a command made: itself, or, where it has no GET of its own, the list's item."""
+    found = client.read(f"{sent.resource.format(job=job)}?min_version={seq}")
+    if "items" not in found:
+        return found
+    (item,) = [item for item in found["items"] if item.items() >= sent.body.items()]
+    return dict(item)
+
+
+@pytest.fixture(scope="module")
+def ledger(ada: Client) -> str:
+    return open_books(ada)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_each_kind_of_command_from_202_to_its_event(ada: Client, ledger: str, kind: str) -> None:
+    sent = drive(kind, ledger)
+    accepted = ada.post(sent.path, sent.body)
+    assert accepted.status_code == 202, accepted.text
+    job = accepted.json()
+    actor = f"ledger:{sent.body['id'] if kind == 'create_ledger' else ledger}"
+    assert list(job) == JOB_MEMBERS
+    assert (job["kind"], job["actor"], job["status"], job["finished_at"]) == (kind, actor, "accepted", None)
+    assert (accepted.headers["daybook-job"], accepted.headers["retry-after"]) == (job["id"], "1")
+    assert accepted.headers["location"] == job["links"]["self"] == f"/v1/jobs/{job['id']}"
+
+    finished = ada.outcome(job["id"])
+    resource = sent.resource.format(job=job["id"])
+    assert finished["status"] == "succeeded" and finished["attempts"] == 1, finished
+    assert finished["result"] == {"resource": resource, "seq": finished["result"]["seq"]}
+    assert view(ada, sent, job["id"], finished["result"]["seq"])
+
+    name = actor.partition(":")[2]
+    (line,) = ada.get(f"/v1/ledgers/{name}/journal?after={finished['result']['seq'] - 1}&limit=1").content.splitlines()
+    event = msgspec.json.decode(msgspec.json.decode(line)["event"])
+    assert (event["type"], event["command"], event["actor"]) == (sent.event, job["id"], actor)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_each_kind_of_command_awaited_and_replayed(ada: Client, ledger: str, kind: str) -> None:
+    sent, key = drive(kind, ledger), fresh("key")
+    made = ada.post(sent.path, sent.body, prefer=WAIT, idempotency_key=key)
+    assert made.status_code == 201, made.text
+    job = made.headers["daybook-job"]
+    assert made.headers["preference-applied"] == "wait" and "idempotent-replayed" not in made.headers
+    assert made.headers["location"] == sent.resource.format(job=job)
+    finished = ada.read(f"/v1/jobs/{job}")
+    assert made.json() == view(ada, sent, job, finished["result"]["seq"])
+
+    replayed = ada.post(sent.path, sent.body, prefer=WAIT, idempotency_key=key)
+    assert (replayed.status_code, replayed.content) == (201, made.content)
+    assert (replayed.headers["daybook-job"], replayed.headers["idempotent-replayed"]) == (job, "true")
+    unawaited = ada.post(sent.path, sent.body, idempotency_key=key)
+    assert (unawaited.status_code, unawaited.json()) == (202, finished)
+    assert "retry-after" not in unawaited.headers
+    # a key belongs to the actor: another ledger's id would be another scope
+    same_actor = {name: sent.body[name] for name in ("id",) if name in sent.body}
+    other = ada.post(sent.path, {**drive(kind, ledger).body, **same_actor}, idempotency_key=key)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_a_refusal_is_the_same_problem_awaited_in_its_job_and_replayed(ada: Client, ledger: str) -> None:
+    path, body, key = f"/v1/ledgers/{ledger}/transactions", posting(credit="wallets:nobody"), fresh("key")
+    refused = ada.post(path, body, prefer=WAIT, idempotency_key=key)
+    assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
+    job = ada.read(f"/v1/jobs/{refused.headers['daybook-job']}")
+    assert (job["status"], job["result"], job["problem"]) == ("rejected", None, refused.json())
+    assert refused.json()["code"] == "account_not_found"
+    again = ada.post(path, body, prefer=WAIT, idempotency_key=key)
+    assert (again.status_code, again.json(), again.headers["idempotent-replayed"]) == (422, refused.json(), "true")
+    gone = ada.get(f"{path}/{job['id']}")
+    assert (gone.status_code, gone.json()["job"]) == (404, job["id"])
+
+
+def test_an_id_works_as_soon_as_it_is_accepted(ada: Client) -> None:
+    ledger = fresh()
+    base = f"/v1/ledgers/{ledger}"
+    assert ada.post("/v1/ledgers", {"id": ledger, "name": "Now"}).status_code == 202
+    for name, kind in (("assets:bank", "asset"), ("wallets:alice", "liability")):
+        answer = ada.post(f"{base}/accounts", {"name": name, "currency": "USD", "type": kind})
+        assert answer.status_code == 202, answer.text
+    accepted = ada.post(f"{base}/transactions", posting("5"))
+    assert accepted.status_code == 202
+    seen: list[Json] = []
+    while not seen or seen[-1]["status"] == "accepted":
+        seen.append(ada.read(accepted.json()["links"]["resource"]))
+        assert len(seen) < 10_000
+    early, last = seen[:-1], seen[-1]
+    assert (last["status"], last["postings"][0]["amount"], last["seq"], last["version"]) == ("posted", "5.00", 4, 4)
+    for transaction in early:
+        assert [transaction[name] for name in ("seq", "version", "recorded_at")] == [None] * 3
+        assert transaction["postings"][0] == {
+            "debit": "assets:bank",
+            "credit": "wallets:alice",
+            "amount": "5",
+            "currency": None,
+            "posted": None,
+            "held": None,
+        }
+        assert (
+            transaction | {name: last[name] for name in ("status", "seq", "version", "recorded_at", "postings")} == last
+        )
+
+
+# -- bulk -------------------------------------------------------------------------------------------------------------
+
+
+def test_bulk_as_ndjson_is_applied_in_the_order_of_its_lines(ada: Client) -> None:
+    ledger = open_books(ada, ("wallets:alice", "wallets:bob"), least="0")
+    # Each line needs the one before it, in a currency that the first one makes known.
+    lines: list[Json] = [{"kind": "open_account", "name": "wallets:carol", "currency": "USD", "type": "liability"}]
+    lines += [{"kind": "post_transaction", **posting("1.00", "assets:bank", "wallets:alice")}]
+    ring = list(islice(cycle(["wallets:alice", "wallets:bob", "wallets:carol"]), 31))
+    lines += [{"kind": "post_transaction", **posting("1.00", debit, credit)} for debit, credit in pairwise(ring)]
+    lines.append({"kind": "post_transaction", "label": "too much", **posting("2.00", "wallets:alice", "wallets:bob")})
+    body = b"\n".join(msgspec.json.encode(line) for line in lines)
+    path = f"/v1/ledgers/{ledger}/commands"
+    accepted = ada.post(path, body, content_type="application/x-ndjson")
+    assert accepted.status_code == 202, accepted.text
+    assert "daybook-job" not in accepted.headers and len(accepted.json()["jobs"]) == len(lines)
+    batch = ada.batch(accepted.json()["batch"])
+    assert accepted.headers["location"] == f"/v1/batches/{batch['id']}"
+    assert (batch["total"], batch["counts"]["succeeded"], batch["counts"]["rejected"]) == (33, 32, 1)
+    (refusal,) = batch["refusals"]
+    assert (refusal["index"], refusal["job"]) == (32, accepted.json()["jobs"][-1])
+    assert refusal["problem"]["code"] == "insufficient_funds" and refusal["problem"]["job"] == refusal["job"]
+    commands = [event["command"] for event in ada.journal(ledger)[-32:]]
+    assert commands == accepted.json()["jobs"][:-1]
+
+
+def test_a_bulk_request_awaited_answers_its_batch(ada: Client, ledger: str) -> None:
+    lines = [{"kind": "post_transaction", **posting()} for _ in range(3)]
+    answer = ada.post(f"/v1/ledgers/{ledger}/commands", {"commands": lines, "atomic": False}, prefer=WAIT)
+    assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait")
+    batch = answer.json()
+    assert answer.headers["location"] == f"/v1/batches/{batch['id']}"
+    assert batch["done"] is True and batch["counts"] == {
+        "scheduled": 0,
+        "accepted": 0,
+        "succeeded": 3,
+        "rejected": 0,
+        "failed": 0,
+        "cancelled": 0,
+    }
+    assert ada.get(f"/v1/batches/{batch['id']}").content == answer.content
+
+
+def test_an_item_of_bulk_is_the_same_request_as_the_single_command(ada: Client, ledger: str) -> None:
+    base, keys = f"/v1/ledgers/{ledger}", [fresh("key") for _ in range(3)]
+    single = ada.post(f"{base}/transactions", posting("7"), idempotency_key=keys[0]).json()["id"]
+    lines = [{"kind": "post_transaction", "idempotency_key": key, **posting("7")} for key in keys[:2]]
+    first = ada.post(f"{base}/commands", {"commands": lines}).json()
+    assert first["jobs"][0] == single != first["jobs"][1]
+    # and the other way round: what came in bulk is replayed alone
+    alone = ada.post(f"{base}/transactions", posting("7"), idempotency_key=keys[1], prefer=WAIT)
+    assert (alone.headers["daybook-job"], alone.headers["idempotent-replayed"]) == (first["jobs"][1], "true")
+    mixed = [lines[1], {"kind": "post_transaction", "idempotency_key": keys[2], **posting("7")}]
+    second = ada.post(f"{base}/commands", {"commands": mixed}).json()
+    assert second["jobs"][0] == first["jobs"][1] and second["jobs"][1] not in first["jobs"]
+    assert ada.batch(second["batch"])["counts"]["succeeded"] == 2
+    # another request under a used key refuses all of it, and says where
+    spoilt = [{"kind": "post_transaction", **posting()}, {**lines[1], **posting("8")}]
+    refused = ada.post(f"{base}/commands", {"commands": spoilt})
+    assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
+    assert [error["pointer"] for error in refused.json()["errors"]] == ["#/commands/1"]
+    posted = [event["command"] for event in ada.journal(ledger)]
+    assert [posted.count(job) for job in (single, first["jobs"][1], second["jobs"][1])] == [1, 1, 1]
+
+
+def test_a_bulk_request_under_a_key_is_replayed_as_a_whole(ada: Client, ledger: str) -> None:
+    path, key = f"/v1/ledgers/{ledger}/commands", fresh("key")
+    body = {"commands": [{"kind": "post_transaction", **posting()} for _ in range(2)]}
+    first = ada.post(path, body, idempotency_key=key)
+    replayed = ada.post(path, body, idempotency_key=key)
+    assert (replayed.status_code, replayed.content) == (202, first.content)
+    assert replayed.headers["idempotent-replayed"] == "true" and "idempotent-replayed" not in first.headers
+    other = ada.post(path, {"commands": body["commands"][:1]}, idempotency_key=key)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+
+# -- order ------------------------------------------------------------------------------------------------------------
+
+
+def in_turn(one: Client, other: Client, number: int) -> Iterator[Client]:
+    return islice(cycle((one, other)), number)
+
+
+def test_what_was_acknowledged_first_is_applied_first_across_connections(ada: Client) -> None:
+    ledger = open_books(ada, ("wallets:alice", "wallets:bob"))
+    with ada.again() as other:
+        jobs = [
+            client.post(f"/v1/ledgers/{ledger}/transactions", posting()).json() for client in in_turn(ada, other, 40)
+        ]
+    assert ada.outcome(jobs[-1]["id"])["status"] in FINAL
+    applied = [event["command"] for event in ada.journal(ledger) if event["type"] == "TransactionPosted"]
+    assert applied == [job["id"] for job in jobs]
