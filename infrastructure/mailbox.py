@@ -26,6 +26,8 @@ SELECT id, position, kind, payload, weight, principal, correlation_id, accepted_
 FROM commands WHERE actor = $1 AND status = 'accepted' ORDER BY position LIMIT $2
 """
 
+WAITING: Final = "SELECT EXISTS (SELECT FROM commands WHERE actor = $1 AND status = 'accepted')"
+
 MARK: Final = "SELECT turn, width, attempts, suspect_position, running FROM turn_marks WHERE actor = $1"
 
 SET_MARK: Final = """
@@ -115,6 +117,11 @@ async def find_mark(db: Db, actor: str) -> Mark | None:
 async def pending(db: Db, actor: str, limit: int) -> list[Record]:
     """The next commands of the mailbox, in order, at most `limit`."""
     return list(await db.fetch(PENDING, actor, limit))
+
+
+async def waiting(db: Db, actor: str) -> bool:
+    """Whether the mailbox holds anything. Needs no lock."""
+    return bool(await db.fetchval(WAITING, actor))
 
 
 async def set_mark(db: Db, actor: str, mark: Mark) -> None:

@@ -45,6 +45,8 @@ log = structlog.get_logger(__name__)
 RULES: Final = Rulebook(HANDLERS, APPLIERS)
 DECODERS: Final = {kind: msgspec.json.Decoder(command) for kind, command in KINDS.items()}
 FAILED: Final = Refusal("command_failed", "The command broke its turn each time it was run, and was set aside.")
+OUTSIDE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a lost connection, a restart or a full disk raises."""
 MOST_LOGGED: Final = 100
 """Correlation ids in a turn's line; the journal has them all."""
 ACQUIT_PAUSES_S: Final = (0.1, 0.5, 1, 2, 4, 8)
@@ -90,15 +92,12 @@ class Turns:
     async def work(self, actor: str) -> bool:
         """Takes turns until the mailbox is empty. True: time is up and there may be more, so ring again.
 
-        Having found nothing it looks once more, lock released: whoever was rung for a command accepted between a
-        turn's last look and its release has found the lock taken, and nobody else will come for it.
+        After each turn, lock released, it looks once more: whoever was rung for a command accepted between the
+        turn's own look and its release has found the lock taken, and nobody else will come for it.
         """
         until = time.monotonic() + self.settings.turn_time_ms / 1000
         while time.monotonic() < until:
-            result = await self.take(actor)
-            if result is Result.BUSY or (
-                result is Result.EMPTY and not await mailbox.pending(self.work_pool, actor, 1)
-            ):
+            if await self.take(actor) is Result.BUSY or not await mailbox.waiting(self.work_pool, actor):
                 return False
         return True
 
@@ -135,7 +134,7 @@ class Turns:
             log.error("turn_broken", actor=actor, exc_info=broken.__cause__)
             meter.count(TURNS, _type_of(actor), Result.BROKEN.value)
             return Result.BROKEN
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except OUTSIDE:
             await self._acquit(actor, turn)
             raise
 
@@ -213,7 +212,7 @@ class Turns:
             try:
                 await mailbox.acquit(self.mark_pool, actor, turn)
                 return
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except OUTSIDE:
                 await asyncio.sleep(pause_s)
         log.warning("mark_left", actor=actor, turn=str(turn))
 
@@ -227,7 +226,10 @@ def _blaming_commands() -> Iterator[None]:
         if (error.sqlstate or "")[:2] in ("22", "23"):
             raise BrokenTurn from error
         raise
-    except (OSError, TimeoutError, asyncpg.InterfaceError):
+    except ValueError as error:
+        # before OUTSIDE: a value that asyncpg can't encode is an InterfaceError, too
+        raise BrokenTurn from error
+    except OUTSIDE:
         raise
     except Exception as error:
         raise BrokenTurn from error
