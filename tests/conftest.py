@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import structlog
 
 from infrastructure.embedded import Addresses, postgres_binaries, running
 from infrastructure.migrations import upgrade
@@ -31,6 +32,13 @@ def temporary_state() -> Iterator[Path]:
     finally:
         shutil.rmtree((folder / "postgres").resolve(), ignore_errors=True)
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_logs() -> None:
+    """What is logged before anything configures logging: short. structlog's own choice draws frames, slowly."""
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, renderer])
 
 
 @pytest.fixture(scope="session")
