@@ -32,7 +32,7 @@ from api.decoding import (
 )
 from api.edge import edge_of
 from api.ledgers import admit
-from api.preferences import key_faults
+from api.preferences import is_key, key_faults
 from api.recording import Recorder, draft_of, encode
 from api.transactions import POST_TRANSACTION
 from api.waiting import all_finished
@@ -220,8 +220,8 @@ def _keys_of(document: Document, ledger: str) -> Iterator[Key]:
     commands = content.get("commands") if isinstance(content, dict) else None
     for index, item in enumerate(commands if isinstance(commands, list) else ()):
         key = item.get("idempotency_key") if isinstance(item, dict) else None
-        form = forms.get(str(item.get("kind"))) if isinstance(key, str) and key else None
-        if form is not None and index < MOST_COMMANDS and "\0" not in str(key):
+        form = forms.get(str(item.get("kind"))) if isinstance(key, str) and is_key(key) else None
+        if form is not None and index < MOST_COMMANDS:
             yield _item_key(item, index, ledger, form, UUID(int=0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -12,7 +13,9 @@ from domain.errors import Fault
 MOST_WAIT_S: Final = 30
 MOST_KEY: Final = 255
 
-BadKey = Fault("Idempotency-Key", f"must be 1 to {MOST_KEY} characters")
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+
+BAD_KEY: Final = Fault("Idempotency-Key", f"must be 1 to {MOST_KEY} characters")
 
 
 def wait_of(request: Request[Any, Any, Any]) -> int | None:
@@ -38,7 +41,12 @@ def key_of(request: Request[Any, Any, Any]) -> str | None:
 
 
 def key_faults(key: str | None) -> tuple[Fault, ...]:
-    return () if key is None or 1 <= len(key) <= MOST_KEY else (BadKey,)
+    return () if key is None or is_key(key) else (BAD_KEY,)
+
+
+def is_key(key: str) -> bool:
+    """Whether a text can be a key: of some length, and without what no text column takes."""
+    return 1 <= len(key) <= MOST_KEY and _UNSTORABLE.search(key) is None
 
 
 def _preferences(request: Request[Any, Any, Any]) -> Iterator[bytes]:

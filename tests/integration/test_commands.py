@@ -298,6 +298,19 @@ async def test_what_can_be_seen_in_the_request_alone(serve: Callable[..., Any]) 
 
 
 @on_a_loop
+async def test_keys_that_no_column_takes(serve: Callable[..., Any]) -> None:
+    async with serve() as service:
+        ada = await service.user()
+        ledger = await open_books(ada)
+        for key in ("a\0b", "\ud800"):
+            bulk = json.dumps({"commands": [GOOD, {**GOOD, "idempotency_key": key}]})
+            answer = await ada.post(f"/v1/ledgers/{ledger}/commands", bulk)
+            assert (answer.status_code, pointers(answer)) == (422, ["#/commands/1/idempotency_key"])
+        answer = await ada.post(f"/v1/ledgers/{ledger}/transactions", posting(), idempotency_key="a\0b")
+        assert (answer.status_code, code_of(answer)) == (422, "validation_failed")
+
+
+@on_a_loop
 async def test_a_key_has_1_to_255_characters(serve: Callable[..., Any]) -> None:
     async with serve() as service:
         ada = await service.user()
