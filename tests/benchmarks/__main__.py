@@ -69,8 +69,7 @@ class Bench:
 
     async def tasks(self) -> Taken:
         broker = self.daybook.stack.connection["redis_url"]
-        # in this thread: a process started from another one would end with that
-        return {"one task per transfer": per_task.measure(broker, self.reference, 2, self.sizes.tasks)}
+        return {"one task per transfer": await per_task.measure(broker, self.reference, 2, self.sizes.tasks)}
 
     async def idle(self) -> Taken:
         return {"idle wait": await product.idle_wait(self.daybook, self.sizes.waits)}

@@ -29,6 +29,8 @@ QUEUE: Final = "benchmark"
 READY_S: Final = 30.0
 DONE_S: Final = 300.0
 
+COUNT: Final = "SELECT count(*) FROM transfers"
+
 app = Celery("benchmark", broker=os.environ.get("BENCHMARK_BROKER", "redis://"))
 app.conf.update(
     result_backend=None,
@@ -84,21 +86,30 @@ def _await_ready(process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
         time.sleep(0.05)
 
 
-def measure(broker_url: str, reference: Reference, accounts: int, count: int) -> dict[str, float]:
+async def measure(broker_url: str, reference: Reference, accounts: int, count: int) -> dict[str, float]:
     """Publishes `count` tasks and waits until their transfers are all there."""
     reference.fund(accounts)
-    with worker(broker_url, reference.url) as broker:
-        app.conf.broker_url = broker
-        began = time.perf_counter()
-        with app.producer_or_acquire() as producer:
-            for _ in range(count):
-                debited, credited = random.sample(range(1, accounts + 1), 2)
-                transfer.apply_async((debited, credited, 100), producer=producer)
-        published = time.perf_counter()
-        deadline = time.monotonic() + DONE_S
-        while reference.transfers() < count:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"not {count} transfers after {DONE_S} s")
-            time.sleep(0.1)
-        ended = time.perf_counter()
+    db = await asyncpg.connect(reference.url)
+    try:
+        # in this thread: a worker started from another one would end with that
+        with worker(broker_url, reference.url) as broker:
+            app.conf.broker_url = broker
+            began = time.perf_counter()
+            _publish(accounts, count)
+            published = time.perf_counter()
+            deadline = time.monotonic() + DONE_S
+            while await db.fetchval(COUNT) < count:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"not {count} transfers after {DONE_S} s")
+                await asyncio.sleep(0.02)
+            ended = time.perf_counter()
+    finally:
+        await db.close()
     return {"rate": count / (ended - began), "published": count / (published - began)}
+
+
+def _publish(accounts: int, count: int) -> None:
+    with app.producer_or_acquire() as producer:
+        for _ in range(count):
+            debited, credited = random.sample(range(1, accounts + 1), 2)
+            transfer.apply_async((debited, credited, 100), producer=producer)

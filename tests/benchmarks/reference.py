@@ -61,10 +61,6 @@ class Reference:
             "mean_ms": _found(r"latency average = ([\d.]+) ms", printed),
         }
 
-    def transfers(self) -> int:
-        """How many there are."""
-        return int(_psql(self.url, "SELECT count(*) FROM transfers"))
-
 
 @contextmanager
 def reference(server_url: str) -> Iterator[Reference]:
