@@ -24,6 +24,8 @@ from infrastructure.settings import Settings
 TIMEOUT_S: Final = 0.5
 """Who waits longer than this for Redis goes on without it."""
 
+SECOND_LOOK_S: Final = 0.05
+
 PAUSE_S: Final = 0.25
 """After a failed connection attempt nobody tries again for so long."""
 
@@ -84,6 +86,7 @@ class _Link(asyncio.Protocol):
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._overdue: asyncio.Future[Any] | None = None
         self.alive = False
         self.lost: asyncio.Future[None] = loop.create_future()
 
@@ -139,11 +142,16 @@ class _Link(asyncio.Protocol):
         self._watch = None
         if not self._waiting:
             return
-        left_s = self._waiting[0][0] + TIMEOUT_S - self._loop.time()
-        if left_s <= 0:
-            self.abort()
-        else:
+        sent_at, future = self._waiting[0]
+        left_s = sent_at + TIMEOUT_S - self._loop.time()
+        if left_s > 0:
             self._watch = self._loop.call_later(left_s, self._check)
+        elif future is not self._overdue:
+            # perhaps this process was busy, and the reply is there to be read
+            self._overdue = future
+            self._watch = self._loop.call_later(SECOND_LOOK_S, self._check)
+        else:
+            self.abort()
 
 
 class SharedRedis:

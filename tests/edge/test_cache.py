@@ -173,7 +173,10 @@ async def test_readers_and_writers_racing_see_nothing_older_than_was_acknowledge
             hits = 0
             while acknowledged < 200:
                 floor = acknowledged
-                slot = await cache.get(KEY)
+                try:
+                    slot = await cache.get(KEY)
+                except RedisUnavailable:
+                    slot = None
                 hits += slot is not None
                 slot = slot or await cache.fill(KEY, read_store, 60)
                 assert slot is not None

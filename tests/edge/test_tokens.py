@@ -101,7 +101,8 @@ def test_what_was_verified_is_recalled_until_it_expires(monkeypatch: pytest.Monk
     assert tokens.recall(token) is None
     verified = tokens.verify(token)
     assert tokens.recall(token) is verified
-    monkeypatch.setattr(time, "time", lambda: NOW + 120)
+    later = time.time() + 120
+    monkeypatch.setattr(time, "time", lambda: later)
     assert tokens.recall(token) is None
 
 
