@@ -95,6 +95,19 @@ def empty_database(servers: Addresses) -> Iterator[Callable[[], str]]:
 def settings(servers: Addresses, database: str) -> Settings:
     """Settings for a fresh database and an emptied Valkey. Topics in Kafka are shared: name actors apart."""
     asyncio.run(_flush(servers.redis_url))
+    return _settings(servers, database)
+
+
+@pytest.fixture(scope="module")
+def shared_settings(servers: Addresses, template: str) -> Iterator[Settings]:
+    """Settings for a database of the module's own, whose tests keep apart by ledgers and users of their own."""
+    name = f"test_{secrets.token_hex(6)}"
+    run_sql(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _settings(servers, database_url(servers, name))
+    run_sql(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _settings(servers: Addresses, database: str) -> Settings:
     return parse(
         {
             "DAYBOOK_DATABASE_URL": database,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import pairwise
@@ -27,11 +26,8 @@ from domain.decision import GENESIS
 from domain.ledger.commands import PostTransaction
 from domain.messages import Event
 from infrastructure import mailbox
-from infrastructure.embedded import Addresses
 from infrastructure.repositories import ledger as ledgers
-from infrastructure.settings import Settings, parse
 from tests.books import open_account, post
-from tests.conftest import database_url, run_sql
 from tests.turns import Desk, at_a_desk
 from workers.turn import Result
 
@@ -60,22 +56,6 @@ def break_on(patch: Patch, error: Callable[[], BaseException], description: str 
 
     patch.setitem(HANDLERS, PostTransaction, handler)  # type: ignore[arg-type]
     return decided
-
-
-@pytest.fixture(scope="module")
-def shared_settings(servers: Addresses, template: str) -> Iterator[Settings]:
-    """Settings for a database of this module's own, in which every test has a ledger of its own."""
-    name = f"test_{secrets.token_hex(6)}"
-    run_sql(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield parse(
-        {
-            "DAYBOOK_DATABASE_URL": database_url(servers, name),
-            "DAYBOOK_REDIS_URL": servers.redis_url,
-            "DAYBOOK_KAFKA_SERVERS": servers.kafka_servers,
-            "DAYBOOK_SECRET_KEY": secrets.token_urlsafe(48),
-        }
-    )
-    run_sql(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 # -- what a turn does -------------------------------------------------------------------------------------------------
