@@ -63,14 +63,14 @@ SELECT actors.epoch, actors.seq AS head, ledgers.id, name, metadata, owner, acco
 ALL_LEDGERS: Final = f"{_LEDGERS} ORDER BY created_at DESC, ledgers.id DESC LIMIT $3"
 
 GRANTED_LEDGERS: Final = f"""
-{_LEDGERS} AND EXISTS (SELECT FROM grants WHERE grants.ledger = ledgers.id AND grants.user_id = $4)
+{_LEDGERS} AND EXISTS (SELECT FROM grants WHERE grants.ledger = $1 AND grants.user_id = $4)
 ORDER BY created_at DESC, ledgers.id DESC LIMIT $3
 """
 
 CURRENCIES: Final = f"""
 SELECT actors.epoch, actors.seq AS head, item.*
 {_IN_LEDGER} LEFT JOIN LATERAL (
-    SELECT code, scale FROM currencies WHERE ledger = ledgers.id AND code > $2 ORDER BY code LIMIT $3
+    SELECT code, scale FROM currencies WHERE ledger = $1 AND code > $2 ORDER BY code LIMIT $3
 ) AS item ON true
 WHERE ledgers.id = $1 ORDER BY item.code
 """
@@ -89,7 +89,7 @@ _ACCOUNT: Final = """
 ACCOUNT: Final = f"""
 SELECT actors.epoch, actors.seq AS head, item.*
 {_IN_LEDGER} LEFT JOIN LATERAL (
-    SELECT {_ACCOUNT} FROM accounts WHERE ledger = ledgers.id AND name = $2
+    SELECT {_ACCOUNT} FROM accounts WHERE ledger = $1 AND name = $2
 ) AS item ON true
 WHERE ledgers.id = $1
 """
@@ -99,7 +99,7 @@ ACCOUNTS: Final = f"""
 SELECT actors.epoch, actors.seq AS head, item.*
 {_IN_LEDGER} LEFT JOIN LATERAL (
     SELECT {_ACCOUNT} FROM accounts
-    WHERE ledger = ledgers.id AND name > $2 AND name >= $3 AND name < $3 || '~'
+    WHERE ledger = $1 AND name > $2 AND name >= $3 AND name < $3 || '~'
         AND ($4::text IS NULL OR currency = $4)
     ORDER BY name LIMIT $5
 ) AS item ON true
@@ -110,19 +110,19 @@ _TRANSACTION: Final = "id, seq, status, reference, description, metadata, effect
 
 _LINES: Final = """
     SELECT json_agg(json_build_array(debit, credit, amount::text, currency, scale) ORDER BY posting)
-    FROM postings WHERE postings.ledger = ledgers.id AND postings.seq = item.seq
+    FROM postings WHERE postings.ledger = $1 AND postings.seq = item.seq
 """
 
 TRANSACTION: Final = f"""
 SELECT actors.epoch, actors.seq AS head, item.*, ({_LINES}) AS lines
 {_IN_LEDGER} LEFT JOIN LATERAL (
-    SELECT {_TRANSACTION} FROM transactions WHERE ledger = ledgers.id AND id = $2
+    SELECT {_TRANSACTION} FROM transactions WHERE ledger = $1 AND id = $2
 ) AS item ON true
 WHERE ledgers.id = $1
 """
 
 _FILTER: Final = """
-    transactions.ledger = ledgers.id AND transactions.seq < $2
+    transactions.ledger = $1 AND transactions.seq < $2
     AND ($3::text IS NULL OR status = $3)
     AND ($4::timestamptz IS NULL OR effective_at >= $4) AND ($5::timestamptz IS NULL OR effective_at < $5)
 """
@@ -136,7 +136,7 @@ SELECT actors.epoch, actors.seq AS head, item.*, ({_LINES}) AS lines
     SELECT measured.*, sum(size) OVER (ORDER BY seq DESC) - size AS postings_before, count(*) OVER () AS found
     FROM (
         SELECT found.*, (
-            SELECT count(*) FROM postings WHERE postings.ledger = ledgers.id AND postings.seq = found.seq
+            SELECT count(*) FROM postings WHERE postings.ledger = $1 AND postings.seq = found.seq
         ) AS size
         FROM ({found} ORDER BY seq DESC LIMIT $6) AS found
     ) AS measured
@@ -145,26 +145,38 @@ WHERE ledgers.id = $1 ORDER BY item.seq DESC
 """
 
 
-# Each side walks its own index backwards and stops at the limit, so that a busy account costs no more than a quiet one.
-def _side(side: str) -> str:
-    return f"""(
-    SELECT DISTINCT transactions.seq FROM postings
-    JOIN transactions ON transactions.ledger = postings.ledger AND transactions.seq = postings.seq
-    WHERE postings.ledger = ledgers.id AND {side} = $7 AND postings.seq < $2 AND {_FILTER}
-        AND ($8::text IS NULL OR reference = $8)
-    ORDER BY seq DESC LIMIT $6
-)"""
+def _of_account(fitting: str) -> str:
+    """A page of the transactions with a posting to $7.
+
+    Each side of the postings walks its own index backwards and stops at the limit, so that a busy account costs no more
+    than a quiet one.
+    """
+    sides = (
+        f"(SELECT DISTINCT postings.seq FROM postings {fitting} WHERE postings.ledger = $1 AND {side} = $7"
+        " AND postings.seq < $2 ORDER BY seq DESC LIMIT $6)"
+        for side in ("debit", "credit")
+    )
+    return _transactions(
+        f"SELECT {_TRANSACTION} FROM transactions WHERE ledger = $1 AND seq IN ({' UNION '.join(sides)})"
+    )
 
 
 TRANSACTIONS: Final = _transactions(f"SELECT {_TRANSACTION} FROM transactions WHERE {_FILTER}")
 
-TRANSACTIONS_OF_REFERENCE: Final = _transactions(
-    f"SELECT {_TRANSACTION} FROM transactions WHERE {_FILTER} AND reference = $7"
-)
+TRANSACTIONS_OF_REFERENCE: Final = _transactions(f"""
+    SELECT {_TRANSACTION} FROM transactions WHERE {_FILTER} AND reference = $7 AND ($8::text IS NULL OR EXISTS (
+        SELECT FROM postings WHERE postings.ledger = $1 AND postings.seq = transactions.seq AND $8 IN (debit, credit)
+    ))
+""")
 
-TRANSACTIONS_OF_ACCOUNT: Final = _transactions(
-    f"SELECT {_TRANSACTION} FROM transactions WHERE ledger = ledgers.id AND seq IN"
-    f" ({_side('debit')} UNION {_side('credit')})"
+# The inner LIMIT keeps the planner from joining all transactions to the walk. Within a range of time they may be fewer
+# than the account's postings: there the planner chooses.
+TRANSACTIONS_OF_ACCOUNT: Final = _of_account(
+    "CROSS JOIN LATERAL (SELECT FROM transactions"
+    f" WHERE transactions.seq = postings.seq AND {_FILTER} LIMIT 1) AS fitting"
+)
+TRANSACTIONS_OF_ACCOUNT_IN_RANGE: Final = _of_account(
+    f"JOIN transactions ON transactions.seq = postings.seq AND {_FILTER}"
 )
 
 BALANCES: Final = f"""
@@ -173,7 +185,7 @@ SELECT actors.epoch, actors.seq AS head, item.*
     SELECT currency, type, min(scale) AS scale, count(*) AS accounts, sum(posted_debits) AS posted_debits,
         sum(posted_credits) AS posted_credits, sum(pending_debits) AS pending_debits,
         sum(pending_credits) AS pending_credits
-    FROM accounts WHERE ledger = ledgers.id AND name >= $2 AND name < $2 || '~' AND (currency, type) > ($3, $4)
+    FROM accounts WHERE ledger = $1 AND name >= $2 AND name < $2 || '~' AND (currency, type) > ($3, $4)
     GROUP BY currency, type ORDER BY currency, type LIMIT $5
 ) AS item ON true
 WHERE ledgers.id = $1 ORDER BY item.currency, item.type
@@ -184,7 +196,7 @@ SELECT actors.epoch, actors.seq AS head, item.*
 {_IN_LEDGER} LEFT JOIN LATERAL (
     SELECT currency, type, min(scale) AS scale, sum(greatest(posted_debits - posted_credits, 0)) AS debits,
         sum(greatest(posted_credits - posted_debits, 0)) AS credits
-    FROM accounts WHERE ledger = ledgers.id GROUP BY currency, type
+    FROM accounts WHERE ledger = $1 GROUP BY currency, type
 ) AS item ON true
 WHERE ledgers.id = $1 ORDER BY item.currency, item.type
 """
@@ -346,12 +358,14 @@ async def list_transactions(
 ) -> Snapshot[Page[TransactionView]] | None:
     """Transactions with a seq below `before`, newest first. A page may end early: see PAGE_POSTINGS."""
     common = (ledger, before, wanted.status, wanted.start, wanted.end, limit + 1)
-    if wanted.account is not None:
-        rows = await db.fetch(TRANSACTIONS_OF_ACCOUNT, *common, wanted.account, wanted.reference)
-    elif wanted.reference is not None:
-        rows = await db.fetch(TRANSACTIONS_OF_REFERENCE, *common, wanted.reference)
-    else:
+    if wanted.reference is not None:
+        rows = await db.fetch(TRANSACTIONS_OF_REFERENCE, *common, wanted.reference, wanted.account)
+    elif wanted.account is None:
         rows = await db.fetch(TRANSACTIONS, *common)
+    elif wanted.start is None and wanted.end is None:
+        rows = await db.fetch(TRANSACTIONS_OF_ACCOUNT, *common, wanted.account)
+    else:
+        rows = await db.fetch(TRANSACTIONS_OF_ACCOUNT_IN_RANGE, *common, wanted.account)
     if not rows:
         return None
     shown = _present(rows, "id")[:limit]

@@ -45,7 +45,8 @@ metadata = MetaData(
 )
 
 TIME = DateTime(timezone=True)
-# Names that lists are sorted by and prefixes looked up in: byte order, whatever the database's own collation is.
+# Names that lists are sorted by and prefixes looked up in: byte order, whatever the database's own collation is. Not for
+# columns that others are joined to: an index does not serve an equality between two collations.
 SORTED = Text(collation="C")
 MONEY = Numeric(38, 0)
 
@@ -252,7 +253,7 @@ ledger_reservations = Table(
 ledgers = Table(
     "ledgers",
     metadata,
-    Column("id", SORTED, primary_key=True),
+    Column("id", Text, primary_key=True),
     Column("name", Text, nullable=False),
     Column("metadata", JSONB, nullable=False),
     Column("owner", Uuid, nullable=False),

@@ -135,7 +135,7 @@ STATEMENTS: Final = (
     """,
     """
     CREATE TABLE ledgers (
-        id TEXT COLLATE "C" NOT NULL,
+        id TEXT NOT NULL,
         name TEXT NOT NULL,
         metadata JSONB NOT NULL,
         owner UUID NOT NULL,
