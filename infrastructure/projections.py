@@ -63,7 +63,7 @@ SELECT actors.epoch, actors.seq AS head, ledgers.id, name, metadata, owner, acco
 ALL_LEDGERS: Final = f"{_LEDGERS} ORDER BY created_at DESC, ledgers.id DESC LIMIT $3"
 
 GRANTED_LEDGERS: Final = f"""
-{_LEDGERS} AND EXISTS (SELECT FROM grants WHERE grants.ledger = $1 AND grants.user_id = $4)
+{_LEDGERS} AND EXISTS (SELECT FROM grants WHERE grants.ledger = ledgers.id AND grants.user_id = $4)
 ORDER BY created_at DESC, ledgers.id DESC LIMIT $3
 """
 
