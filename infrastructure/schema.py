@@ -45,8 +45,8 @@ metadata = MetaData(
 )
 
 TIME = DateTime(timezone=True)
-# Names that lists are sorted by and prefixes looked up in: byte order, whatever the database's own collation is. Not for
-# columns that others are joined to: an index does not serve an equality between two collations.
+# Names that lists are sorted by and prefixes looked up in: byte order, whatever the database's own collation is. Not
+# for columns that others are joined to: an index does not serve an equality between two collations.
 SORTED = Text(collation="C")
 MONEY = Numeric(38, 0)
 
