@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-import asyncpg
 import structlog
 
 from domain.errors import InfrastructureError
+from infrastructure.postgres import OUTSIDE
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -102,6 +102,6 @@ class Gatherer(Generic[T, R]):
 
 
 def _failure(error: Exception) -> Exception:
-    if isinstance(error, OSError | TimeoutError | asyncpg.PostgresError | asyncpg.InterfaceError):
+    if isinstance(error, OUTSIDE):
         return InfrastructureError(UNKNOWN)
     return error

@@ -27,6 +27,7 @@ from api.edge import caller
 from domain.errors import AuthError
 from infrastructure import journal, metrics
 from infrastructure.metrics import FAMILIES, meter
+from infrastructure.postgres import OUTSIDE
 from infrastructure.redis import end_tasks, open_redis
 from infrastructure.settings import Settings
 
@@ -109,7 +110,7 @@ async def _patiently(name: str, part: Awaitable[list[Metric]]) -> list[Metric] |
     try:
         async with asyncio.timeout(PATIENCE_S):
             return await part
-    except (OSError, TimeoutError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (*OUTSIDE, RedisError) as error:
         log.warning("not_measured", part=name, error=str(error))
         return None
 

@@ -14,12 +14,12 @@ from itertools import islice
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-import asyncpg
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from infrastructure.command_log import Job
+from infrastructure.postgres import OUTSIDE
 from infrastructure.redis import TURNS_CHANNEL, end_tasks
 
 log = structlog.get_logger(__name__)
@@ -109,7 +109,7 @@ class Waiters:
         while some := list(islice(jobs, _AT_ONCE)):
             try:
                 found = await self._finished(some)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except OUTSIDE as error:
                 log.warning("outcomes_not_read", error=repr(error))
                 return
             for job in found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import asyncpg
 from asyncpg import Record
@@ -12,6 +12,9 @@ from infrastructure.settings import Settings
 # A string, since asyncpg's classes are generic to type checkers only.
 Db: TypeAlias = "asyncpg.Connection[Record] | asyncpg.pool.PoolConnectionProxy[Record] | asyncpg.Pool[Record]"
 """Whatever runs a statement."""
+
+OUTSIDE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a lost connection, a restart or a full disk raises."""
 
 IDLE_IN_TRANSACTION_MS = 30_000
 

@@ -13,7 +13,7 @@ import structlog
 from celery.signals import worker_process_init
 from redis.asyncio import Redis
 
-from infrastructure.postgres import open_pool
+from infrastructure.postgres import OUTSIDE, open_pool
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings, load
 from tasks.app import app
@@ -51,7 +51,7 @@ async def _sweep_forever(settings: Settings) -> None:
                 while True:
                     await _pause(settings)
                     await sweep.run()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except OUTSIDE as error:
             log.warning("sweep_failed", error=str(error))
             await _pause(settings)
 

@@ -35,7 +35,7 @@ from domain.messages import Command, Recorded, Refusal
 from infrastructure import mailbox
 from infrastructure.mailbox import Locked, Mark
 from infrastructure.metrics import TURNS, meter
-from infrastructure.postgres import Db
+from infrastructure.postgres import OUTSIDE, Db
 from infrastructure.repositories import ledger as ledgers
 from infrastructure.settings import Settings
 from workers.notices import Notices
@@ -45,8 +45,6 @@ log = structlog.get_logger(__name__)
 RULES: Final = Rulebook(HANDLERS, APPLIERS)
 DECODERS: Final = {kind: msgspec.json.Decoder(command) for kind, command in KINDS.items()}
 FAILED: Final = Refusal("command_failed", "The command broke its turn each time it was run, and was set aside.")
-OUTSIDE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What a lost connection, a restart or a full disk raises."""
 MOST_LOGGED: Final = 100
 """Correlation ids in a turn's line; the journal has them all."""
 ACQUIT_PAUSES_S: Final = (0.1, 0.5, 1, 2, 4, 8)
