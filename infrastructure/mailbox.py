@@ -14,16 +14,21 @@ from domain.decision import Decision, Head, Link, Outcome
 from domain.messages import Refusal
 from infrastructure.postgres import Db
 
-
 # Locks the actor's row alone: reading anything else in the same statement could return a snapshot older than the lock.
 LOCK: Final = """
 SELECT epoch, seq, head, greatest(clock_timestamp(), recorded_at) AS now
 FROM actors WHERE actor = $1 FOR NO KEY UPDATE SKIP LOCKED
 """
 
+# Bounded here and not by the reader: a thousand commands of a thousand postings each are a hundred megabytes.
 PENDING: Final = """
 SELECT id, position, kind, payload, weight, principal, correlation_id, accepted_at
-FROM commands WHERE actor = $1 AND status = 'accepted' ORDER BY position LIMIT $2
+FROM (
+    SELECT *, sum(weight) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS postings
+    FROM (SELECT * FROM commands WHERE actor = $1 AND status = 'accepted' ORDER BY position LIMIT $2) AS next
+) AS weighed
+WHERE postings <= $3 OR postings = weight
+ORDER BY position
 """
 
 WAITING: Final = "SELECT EXISTS (SELECT FROM commands WHERE actor = $1 AND status = 'accepted')"
@@ -114,9 +119,9 @@ async def find_mark(db: Db, actor: str) -> Mark | None:
     return None if row is None else Mark(**row)
 
 
-async def pending(db: Db, actor: str, limit: int) -> list[Record]:
-    """The next commands of the mailbox, in order, at most `limit`."""
-    return list(await db.fetch(PENDING, actor, limit))
+async def pending(db: Db, actor: str, limit: int, postings: int) -> list[Record]:
+    """The next commands of the mailbox, in order: at most `limit`, of at most `postings` together, but always one."""
+    return list(await db.fetch(PENDING, actor, limit, postings))
 
 
 async def waiting(db: Db, actor: str) -> bool:

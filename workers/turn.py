@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
@@ -141,13 +140,13 @@ class Turns:
         if locked is None:
             return Result.BUSY
         mark = await mailbox.find_mark(db, actor)
-        rows = await mailbox.pending(db, actor, self._width(mark))
+        rows = await mailbox.pending(db, actor, self._width(mark), self.settings.turn_postings)
         if not rows:
             await mailbox.clear_mark(db, actor)
             return Result.EMPTY
         if mark is not None and self._is_spent(mark, rows[0]):
             return await self._bury(db, actor, rows[0], mark.attempts)
-        return await self._apply(db, locked, mark, turn, self._bounded(rows))
+        return await self._apply(db, locked, mark, turn, rows)
 
     def _width(self, mark: Mark | None) -> int:
         if mark is None:
@@ -157,10 +156,6 @@ class Turns:
     def _is_spent(self, mark: Mark, first: Record) -> bool:
         alone = mark.width == 1 and mark.suspect_position == first["position"]
         return mark.running and alone and mark.attempts >= self.settings.turn_attempts
-
-    def _bounded(self, rows: Sequence[Record]) -> Sequence[Record]:
-        postings = list(accumulate(row["weight"] for row in rows))
-        return rows[: max(1, bisect_right(postings, self.settings.turn_postings))]
 
     async def _bury(self, db: Db, actor: str, row: Record, attempts: int) -> Finished:
         await mailbox.bury(db, row["id"], attempts, FAILED)
