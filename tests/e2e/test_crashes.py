@@ -293,6 +293,22 @@ def test_a_redis_emptied_under_load_loses_nothing_and_logs_nobody_out(fragile: S
     assert ada.read("/auth/me")["username"] == ada.username
 
 
+def test_a_redis_that_hangs_delays_and_refuses_no_command(fragile: Stack, ada: Client) -> None:
+    ledger = open_books(ada)
+    base = f"/v1/ledgers/{ledger}"
+    with stopped(fragile, "valkey"):
+        ready = ada.get("/health/ready")
+        assert (ready.status_code, ready.json()["missing"]) == (503, ["redis"])
+        accepted = ada.post(f"{base}/transactions", posting())
+        assert accepted.status_code == 202, accepted.text
+        assert ada.read(f"{base}/accounts")["items"][0]["name"] == "assets:bank"
+        # what nobody can count is not let in
+        login = ada.post("/auth/login", {"username": ada.username, "password": ada.password})
+        assert (login.status_code, login.json()["code"]) == (503, "unavailable")
+    assert ada.outcome(accepted.json()["id"])["status"] == "succeeded"
+    assert ada.get("/health/ready").status_code == 200
+
+
 def test_a_request_without_postgres_is_unavailable_and_comes_again(fragile: Stack, ada: Client) -> None:
     ledger, key = open_books(ada), fresh("key")
     path = f"/v1/ledgers/{ledger}/transactions"
