@@ -13,6 +13,7 @@ from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
 import asyncpg
+import uvloop
 from asyncpg import Record
 from celery.signals import worker_process_init, worker_process_shutdown
 from redis.asyncio import Redis
@@ -34,7 +35,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings: Final = settings
-        self._runner = asyncio.Runner()
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.pool: Final[asyncpg.Pool[Record]] = self.run(
             open_pool(settings, application="worker", size=_WORK_CONNECTIONS)
         )
