@@ -12,6 +12,7 @@ from litestar.params import FromPath
 from api.commands import Form
 from api.ledgers import accept_for
 from api.queries import GetTransaction
+from domain.clock import EARLIEST, format_time, in_utc
 from domain.errors import Fault
 from domain.ledger.commands import PostTransaction
 
@@ -20,16 +21,13 @@ MOST_AHEAD: Final = timedelta(seconds=60)
 
 
 def post_faults(command: PostTransaction) -> Iterator[Fault]:
-    """A transaction can't take effect in the future, nor before the year 1 in UTC."""
-    moment = command.effective_at
-    if moment is None:
+    """A transaction can't take effect in the future, nor before there were years."""
+    if command.effective_at is None:
         return
-    try:
-        is_ahead = moment.astimezone(UTC) > datetime.now(UTC) + MOST_AHEAD
-    except OverflowError:
-        yield Fault("#/effective_at", "must be between the years 1 and 9999 in UTC")
-        return
-    if is_ahead:
+    moment = in_utc(command.effective_at)
+    if moment < EARLIEST:
+        yield Fault("#/effective_at", f"must not be before {format_time(EARLIEST)}")
+    if moment > datetime.now(UTC) + MOST_AHEAD:
         yield Fault("#/effective_at", "must not be more than 60 seconds in the future")
 
 

@@ -43,6 +43,7 @@ from api.queries import (
     read_cursor,
     view_answer,
 )
+from domain.clock import in_utc
 from domain.errors import Fault, NotFoundError
 from domain.ledger.commands import AccountName, CurrencyCode
 from infrastructure.grants import grant_key
@@ -178,7 +179,7 @@ def _text(most: int) -> Callable[[str], str]:
 
 
 _STATUSES: Final = ("posted", "pending", "captured", "voided", "expired")
-_TIME: Final = _typed(Annotated[datetime, msgspec.Meta(tz=True)], "must be an RFC 3339 time with its offset")
+_DATETIME: Final = _typed(Annotated[datetime, msgspec.Meta(tz=True)], "must be an RFC 3339 time with its offset")
 _VERSION: Final = _whole(0, NEWEST, "must be a whole number, not negative")
 
 PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
@@ -190,8 +191,8 @@ PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "currency": _typed(CurrencyCode, "must be 3 to 16 of A-Z and 0-9, and start with a letter"),
     "account": _typed(AccountName, "must be 1 to 8 segments of [a-z0-9_.-]{1,64} joined by ':'"),
     "status": _typed(Literal[_STATUSES], f"must be one of {', '.join(_STATUSES)}"),
-    "from": _TIME,
-    "to": _TIME,
+    "from": lambda text: in_utc(_DATETIME(text)),
+    "to": lambda text: in_utc(_DATETIME(text)),
 }
 
 
