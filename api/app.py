@@ -25,12 +25,12 @@ from api import (
     views,
 )
 from api.context import Services
-from api.heads import Heads
 from api.middleware.authentication import Authentication
 from api.middleware.correlation_id import CorrelationID
 from api.middleware.logging import Logging
 from api.middleware.rate_limit import RateLimit
 from api.middleware.security_headers import SecurityHeaders
+from api.semantics import Semantics
 from infrastructure.logs import configure_logging
 from infrastructure.settings import Settings, load
 
@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         logging_config=None,
     )
     app.state["services"] = services
-    app.asgi_handler = Heads(views.Hits(app.asgi_handler))
+    app.asgi_handler = Semantics(views.Hits(app.asgi_handler))
     for layer in reversed(PIPELINE):
         app.asgi_handler = layer(app.asgi_handler, services)
     return app

@@ -33,7 +33,7 @@ from infrastructure.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+MEDIA_TYPE: Final = "text/plain; version=0.0.4"
 PUSH_S: Final = 1.0
 PATIENCE_S: Final = 3.0
 MOST_COUNTED: Final = 1_000_000

@@ -181,7 +181,12 @@ def counted(faults: list[Fault]) -> str:
 
 
 def _headers_of(error: Exception) -> dict[str, str]:
-    return dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if "allow" in headers:
+        methods = {*headers["allow"].split(", "), "OPTIONS"}
+        # every GET is a HEAD, too: see `api.semantics`
+        headers["allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+    return headers
 
 
 _DETAILS: Final = {

@@ -19,8 +19,8 @@ _FOLDER: Final = Path(__file__).parent
 _FILES: Final = {
     name: (media_type, (_FOLDER / name).read_bytes())
     for name, media_type in {
-        "style.css": "text/css; charset=utf-8",
-        "docs.js": "text/javascript; charset=utf-8",
+        "style.css": "text/css",
+        "docs.js": "text/javascript",
     }.items()
 }
 

@@ -379,3 +379,107 @@ async def test_paths_that_the_router_tidies_are_still_protected(
         ):
             answer = await site.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             assert answer.status_code == 401, path
+
+
+EXACTLY = {
+    "/v1/ledgers": 200,
+    "/v1/ledgers/acme": 404,
+    "/v1/ledgers/": 404,
+    "//v1/ledgers": 404,
+    "/v1//ledgers": 404,
+    "/v1%2Fledgers": 404,
+    "/v1%2fledgers": 404,
+    "/%76%31/ledgers": 200,
+    "/v1/./ledgers": 404,
+    "/v1/x/../ledgers": 404,
+    "/health/live/": 404,
+}
+
+
+@on_a_loop
+async def test_an_address_is_written_in_one_way(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slash that is percent-encoded belongs to a name, and an empty segment is one."""
+    async with a_site(settings, monkeypatch) as site:
+        token = (await login(site, settings))["authorization"]
+        for path, status in EXACTLY.items():
+            request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {token}\r\n\r\n"
+            assert (await site.raw(request.encode())).status_code == status, path
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [
+        ("1.1", ("x",), 200),
+        ("1.1", ("[::1]:80",), 200),
+        ("1.1", (), 400),
+        ("1.1", ("x", "x"), 400),
+        ("1.1", ("x y",), 400),
+        ("1.0", (), 200),
+    ],
+)
+def test_a_request_names_one_host(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, version: str, hosts: tuple[str, ...], status: int
+) -> None:
+    @on_a_loop
+    async def run() -> None:
+        async with a_site(settings, monkeypatch) as site:
+            lines = "".join(f"Host: {host}\r\n" for host in hosts)
+            answer = await site.raw(f"GET /health/live HTTP/{version}\r\n{lines}Connection: close\r\n\r\n".encode())
+            assert answer.status_code == status
+            _check_headers(str(status), answer)
+
+    run()
+
+
+@on_a_loop
+async def test_headers_are_bounded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_site(settings, monkeypatch) as site:
+        for size, status in ((16_000, 200), (200_000, 400)):
+            request = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Long: " + b"x" * size
+            assert (await site.raw(request + b"\r\n\r\n")).status_code == status
+
+
+METHODS = {
+    "/v1/ledgers": {"GET", "HEAD", "POST", "OPTIONS"},
+    "/v1/ledgers/acme/transactions": {"GET", "HEAD", "POST", "OPTIONS"},
+    "/v1/jobs": {"GET", "HEAD", "OPTIONS"},
+    "/auth/login": {"POST", "OPTIONS"},
+    "/docs": {"GET", "HEAD", "OPTIONS"},
+}
+
+
+@on_a_loop
+async def test_allow_names_every_method(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_site(settings, monkeypatch) as site:
+        token = await login(site, settings)
+        for path, methods in METHODS.items():
+            options = await site.client.options(path, headers=token)
+            other = await site.client.delete(path, headers=token)
+            assert (options.status_code, other.status_code) == (204, 405)
+            for answer in (options, other):
+                assert set(answer.headers["allow"].split(", ")) == methods, path
+
+
+CONTENT_TYPES = {
+    "application/json": 422,
+    "Application/JSON; Charset=UTF-8": 422,
+    'application/json; charset="utf-8"': 422,
+    "application/json; a=b": 422,
+    "application/json; charset=latin-1": 415,
+    "application/json; a=b; charset=utf-16": 415,
+    "text/json": 415,
+    "application/x-ndjson": 415,
+}
+
+
+@on_a_loop
+async def test_bodies_are_json_in_utf_8_and_nothing_else(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_site(settings, monkeypatch) as site:
+        for given, status in CONTENT_TYPES.items():
+            answer = await site.client.post("/auth/login", content=b"{}", headers={"content-type": given})
+            assert answer.status_code == status, given
+        for coding in ("gzip", "identity"):
+            headers = {"content-type": "application/json", "content-encoding": coding}
+            assert (await site.client.post("/auth/login", content=b"{}", headers=headers)).status_code == 415
+        for path in ("/docs", "/docs/style.css", "/docs/docs.js", "/openapi.json"):
+            assert (await site.client.get(path)).headers["content-type"].count("charset") <= 1
