@@ -32,7 +32,7 @@ from api.decoding import (
 )
 from api.edge import edge_of
 from api.ledgers import admit
-from api.preferences import is_key, key_faults
+from api.preferences import is_key
 from api.recording import Recorder, draft_of, encode
 from api.transactions import POST_TRANSACTION
 from api.waiting import all_finished
@@ -41,8 +41,8 @@ from domain.errors import DomainError, Fault, InfrastructureError
 from domain.ledger.commands import OpenAccount, PostTransaction
 from domain.messages import Command
 from infrastructure.command_log import Asked, Draft, Key, Submission
-from infrastructure.metrics import meter
 
+LINES: Final = b"application/x-ndjson"
 MOST_COMMANDS: Final = 10_000
 
 ItemKey = Annotated[str, Meta(min_length=1, max_length=255, description="must be 1 to 255 characters")]
@@ -107,12 +107,11 @@ async def submit_commands(request: Request[Any, Any, Any], ledger: FromPath[str]
     keys = _batch_keys(request, envelope, document, batch)
     try:
         await admit(request, ledger, "writer")
-        bulk = _checked(attempt, envelope)
+        bulk = _checked(attempt, envelope, _parameters(request))
         await recorder.depths.admit(actor, len(bulk.commands))
-    except DomainError as refusal:
+    except DomainError:
         held = await _look_up(recorder, actor, envelope, (*keys, *_keys_of(document, ledger)))
         if held is None:
-            meter.command_refused(refusal.code)
             raise
         return await _replay(recorder, envelope, held)
     drafts, item_keys = _drafts(bulk, document, ledger)
@@ -148,13 +147,14 @@ async def _replay(recorder: Recorder, envelope: Envelope, held: UUID) -> Respons
 
 def _parse(request: AnyRequest, raw: bytes) -> Document:
     """The body as one document, however it was sent."""
-    if media_type_of(edge_of(request).headers) != b"application/x-ndjson":
+    if media_type_of(edge_of(request).headers) != LINES:
         return parse_json(raw)
     lines = parse_lines(raw, MOST_COMMANDS)
     content: dict[str, Any] = {"commands": [line.content for line in lines]}
-    atomic = request.query_params.get("atomic")
-    if atomic is not None:
-        content["atomic"] = {"true": True, "false": False}.get(atomic, atomic)
+    atomic = request.query_params.getall("atomic", [])
+    if atomic:
+        given = ",".join(atomic)
+        content["atomic"] = {"true": True, "false": False}.get(given, given)
     unstorable = [_within(index, fault) for index, line in enumerate(lines) for fault in line.unstorable]
     return Document(content, tuple(unstorable))
 
@@ -164,9 +164,14 @@ def _within(index: int, fault: Fault) -> Fault:
     return Fault(f"#/commands/{index}{fault.pointer[1:]}", fault.detail)
 
 
-def _checked(attempt: Attempt[Bulk], envelope: Envelope) -> Bulk:
+def _parameters(request: AnyRequest) -> tuple[str, ...]:
+    """Those that the query may have: JSON says by itself whether it is atomic."""
+    return ("atomic",) if media_type_of(edge_of(request).headers) == LINES else ()
+
+
+def _checked(attempt: Attempt[Bulk], envelope: Envelope, known: tuple[str, ...]) -> Bulk:
     """The decoded request. Raises ValidationError naming at most 100 faults."""
-    faults = [*key_faults(envelope.key), *attempt.faults]
+    faults = [*envelope.faults(*known), *attempt.faults]
     if faults:
         raise invalid(faults)
     bulk = attempt.value()
@@ -209,8 +214,7 @@ def _batch_keys(request: AnyRequest, envelope: Envelope, document: Document, bat
     key = envelope.usable_key()
     if key is None:
         return ()
-    query = request.query_params.multi_items()
-    return (Key(key, request_hash(request.url.path, query, document.canonical()), batch),)
+    return (Key(key, request_hash(request.url.path, envelope.query, document.canonical()), batch),)
 
 
 def _keys_of(document: Document, ledger: str) -> Iterator[Key]:

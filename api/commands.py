@@ -29,7 +29,6 @@ from domain.catalog import KIND_OF
 from domain.errors import DomainError, Fault, InfrastructureError
 from domain.messages import Command, Query
 from infrastructure.command_log import Asked, Held, Job, Key, Receipt, reused
-from infrastructure.metrics import meter
 
 C = TypeVar("C", bound=Command)
 
@@ -75,10 +74,18 @@ class Envelope(msgspec.Struct, frozen=True):
     correlation_id: str
     key: str | None
     wait_s: int | None
+    query: tuple[tuple[str, str], ...]
 
     @classmethod
     def of(cls, request: AnyRequest) -> Envelope:
-        return cls(caller(request).user_id, edge_of(request).correlation_id, key_of(request), wait_of(request))
+        query = tuple(request.query_params.multi_items()) if request.scope["query_string"] else ()
+        edge = edge_of(request)
+        return cls(caller(request).user_id, edge.correlation_id, key_of(request), wait_of(request), query)
+
+    def faults(self, *known: str) -> list[Fault]:
+        """What is wrong with the key, and every parameter of the query but the known ones: none is just ignored."""
+        names = dict.fromkeys(name for name, _ in self.query if name not in known)
+        return [*key_faults(self.key), *(Fault(f"#/{name}", "is no parameter of this address") for name in names)]
 
     def usable_key(self) -> str | None:
         return None if key_faults(self.key) else self.key
@@ -106,10 +113,9 @@ async def accept(request: AnyRequest, intent: Intent[C]) -> Response[bytes]:
         command = _checked(intent, envelope)
         actor = f"ledger:{intent.ledger}"
         await recorder.depths.admit(actor, 1)
-    except DomainError as refusal:
+    except DomainError:
         held = None if key is None else await _look_up(recorder, f"ledger:{intent.ledger}", envelope, key)
         if held is None:
-            meter.command_refused(refusal.code)
             raise
         return await _replay(request, intent, envelope, held)
     address = Address(
@@ -173,8 +179,7 @@ def _key(request: AnyRequest, intent: Intent[C], envelope: Envelope, job: UUID) 
     """The request's key in its scope, None without one that could have been used."""
     if intent.ledger is None or (key := envelope.usable_key()) is None:
         return None
-    query = request.query_params.multi_items()
-    return Key(key, request_hash(request.url.path, query, intent.document.canonical()), job)
+    return Key(key, request_hash(request.url.path, envelope.query, intent.document.canonical()), job)
 
 
 async def _look_up(recorder: Recorder, actor: str, envelope: Envelope, key: Key) -> UUID | None:
@@ -191,7 +196,7 @@ def same_request(held: Held, key: Key) -> UUID:
 
 
 def _checked(intent: Intent[C], envelope: Envelope) -> C:
-    faults = (*key_faults(envelope.key), *intent.attempt.faults)
+    faults = (*envelope.faults(), *intent.attempt.faults)
     if faults:
         raise invalid(faults)
     command = intent.attempt.value()

@@ -113,11 +113,12 @@ async def read_body(
         _too_large(limit)
     raw = await _receive(request, limit)
     if raw:
-        if media_type_of(headers) not in media_types:
+        if media_type_of(headers) not in media_types or not _is_utf8(headers):
             raise DomainError(
-                "unsupported_media_type", f"Send the body as {' or '.join(sorted(map(bytes.decode, media_types)))}."
+                "unsupported_media_type",
+                f"Send the body as {' or '.join(sorted(map(bytes.decode, media_types)))}, in UTF-8.",
             )
-        if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+        if b"content-encoding" in headers:
             raise DomainError("unsupported_media_type", "Send the body without Content-Encoding.")
     return raw
 
@@ -125,6 +126,15 @@ async def read_body(
 def media_type_of(headers: dict[bytes, bytes]) -> bytes:
     """The media type of a request's body, in lower case and without parameters."""
     return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
+def _is_utf8(headers: dict[bytes, bytes]) -> bool:
+    """Whether the body's media type names no other charset than UTF-8."""
+    for parameter in headers.get(b"content-type", b"").split(b";")[1:]:
+        name, _, value = parameter.partition(b"=")
+        if name.strip().lower() == b"charset" and value.strip().strip(b'"').lower() != b"utf-8":
+            return False
+    return True
 
 
 async def _receive(request: Request[Any, Any, Any], limit: int) -> bytes:
@@ -165,18 +175,21 @@ def parse_json(raw: bytes) -> Document:
 
 
 def parse_lines(raw: bytes, most: int) -> list[Document]:
-    """Parses newline-delimited JSON, at most `most` lines; empty lines don't count. Raises ValidationError (400)."""
+    """Parses newline-delimited JSON; empty lines don't count. Raises ValidationError (400).
+
+    Of more than `most` lines all but one are left out, so that the type finds them to be too many in its turn.
+    """
     documents: list[Document] = []
-    for line in raw.split(b"\n"):
+    for number, line in enumerate(raw.split(b"\n"), 1):
         if not line.strip():
             continue
-        if len(documents) == most:
-            raise invalid([Fault("#/commands", f"must be at most {most} commands")])
+        if len(documents) > most:
+            break
         try:
             documents.append(parse_json(line))
         except ValidationError as error:
             pointer = f"#/commands/{len(documents)}"
-            raise malformed(f"Line {len(documents) + 1}: {error.detail}", (Fault(pointer, error.detail),)) from None
+            raise malformed(f"Line {number}: {error.detail}", (Fault(pointer, error.detail),)) from None
     return documents
 
 
@@ -316,7 +329,7 @@ class _Inspection:
         elif len(options) == 1:
             self.check(value, options[0], pointer, message)
         else:
-            self._accepts(value, kind, pointer, message)
+            self._accepts(value, kind, pointer, message or _describe(kind))
 
     def _check_tagged(self, value: dict[str, Any], options: list[Any], tag_field: str, pointer: str) -> None:
         tags = {option.__struct_config__.tag: option for option in options}
@@ -371,6 +384,8 @@ def _is_struct(kind: Any) -> bool:
 
 
 def _describe(base: Any) -> str | None:
+    if get_origin(base) in (Union, UnionType):
+        return "must be an object" if all(_is_struct(option) for option in get_args(base)) else None
     if get_origin(base) is Literal:
         return f"must be one of {', '.join(map(str, get_args(base)))}"
     if _is_struct(base) or get_origin(base) is dict:

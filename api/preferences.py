@@ -13,6 +13,8 @@ from domain.errors import Fault
 MOST_WAIT_S: Final = 30
 MOST_KEY: Final = 255
 
+# What stands between commas that are not part of a quoted string; one that does not end takes all the rest.
+_ITEM: Final = re.compile(rb'(?:"(?:[^"\\]|\\.?)*(?:"|\Z)|[^",])+')
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 BAD_KEY: Final = Fault("Idempotency-Key", f"must be 1 to {MOST_KEY} characters")
@@ -52,4 +54,4 @@ def is_key(key: str) -> bool:
 def _preferences(request: Request[Any, Any, Any]) -> Iterator[bytes]:
     for name, value in request.scope["headers"]:
         if name == b"prefer":
-            yield from value.split(b",")
+            yield from (match[0] for match in _ITEM.finditer(value))

@@ -17,7 +17,6 @@ from api.gathering import Gatherer
 from api.waiting import Waiters
 from domain.bus import CommandBus
 from domain.catalog import KIND_OF
-from domain.errors import DomainError
 from domain.ledger.handlers import weight
 from domain.messages import Command
 from infrastructure.command_log import Answer, Asked, CommandLog, Draft, Held, Key, Receipt, Submission
@@ -125,8 +124,6 @@ class Recorder:
 
 
 def _count(submission: Submission, answer: Answer) -> None:
-    if isinstance(answer, DomainError):
-        meter.command_refused(answer.code)
     if not isinstance(answer, Receipt):
         return
     jobs = set(answer.jobs) if answer.accepted_at is not None else set()

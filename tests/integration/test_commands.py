@@ -183,6 +183,10 @@ PREFERENCES = {
     "wait": False,
     "wait=1.5": False,
     "respond-async": False,
+    'a="b, c", wait=0': True,
+    'a="b, wait=0"': False,
+    'a="\\", wait=0"': False,
+    "wait=soon, wait=0": False,
 }
 
 
@@ -274,6 +278,12 @@ WRONG: list[tuple[str, Json, list[str]]] = [
     ("transactions", {"postings": []}, ["#/postings"]),
     ("transactions", {**posting(), "effective_at": FUTURE}, ["#/effective_at"]),
     ("transactions", {**posting(), "effective_at": "0001-01-01T00:00:00+14:00"}, ["#/effective_at"]),
+    # what asyncpg takes for the beginning of all time, and Postgres shows as -infinity
+    ("transactions", {**posting(), "effective_at": "0001-01-01T00:00:00Z"}, ["#/effective_at"]),
+    # ignoring them would do what was not asked for
+    ("transactions?validate_only=true", posting(), ["#/validate_only"]),
+    ("accounts?a=1&b", {"name": "a", "currency": "USD", "type": "asset"}, ["#/a", "#/b"]),
+    ("commands?atomic=false", {"commands": [GOOD]}, ["#/atomic"]),
     ("transactions", posting(credit="assets:bank"), ["#/postings/0"]),
     ("accounts", {"name": "a:..", "currency": "usd", "type": "asset"}, ["#/name", "#/currency"]),
     ("currencies", {"code": "POINTS", "scale": 19}, ["#/scale"]),
@@ -601,6 +611,19 @@ async def test_one_malformed_line_refuses_the_whole_request(serve: Callable[...,
         assert (atomic.status_code, pointers(atomic)) == (422, ["#/atomic"])
         too_many = await ada.post(path, {"commands": [good] * 10_001})
         assert (too_many.status_code, pointers(too_many)) == (422, ["#/commands"])
+        lines = "\n".join([json.dumps(good)] * 10_001)
+        as_lines = {"content_type": "application/x-ndjson"}
+        too_many = await ada.post(path, lines, **as_lines)
+        assert (too_many.status_code, pointers(too_many)) == (422, ["#/commands"])
+        stranger = await (await service.user()).post(path, lines, **as_lines)
+        assert (stranger.status_code, code_of(stranger)) == (404, "not_found")
+        for query, place in (
+            ("atomic=yes", "#/atomic"),
+            ("label=a", "#/label"),
+            ("atomic=false&atomic=true", "#/atomic"),
+        ):
+            wrong = await ada.post(f"{path}?{query}", json.dumps(good), **as_lines)
+            assert (wrong.status_code, pointers(wrong)) == (422, [place])
         assert (await ada.post(path, json.dumps(good), content_type="text/csv")).status_code == 415
         assert await service.pool.fetchval("SELECT count(*) FROM commands") == 3
 
