@@ -8,9 +8,11 @@ from litestar import Request, Response, post
 from litestar.params import FromPath
 
 from api.commands import Form
+from api.jobs import JobView
 from api.ledgers import accept_for
 from api.queries import GetAccount
 from domain.ledger.commands import OpenAccount
+from infrastructure.read_models import AccountView
 
 OPEN_ACCOUNT: Final = Form(
     OpenAccount,
@@ -20,7 +22,14 @@ OPEN_ACCOUNT: Final = Form(
 )
 
 
-@post("/v1/ledgers/{ledger:str}/accounts", status_code=202, summary="Open an account", body=OpenAccount, command=True)
+@post(
+    "/v1/ledgers/{ledger:str}/accounts",
+    status_code=202,
+    summary="Open an account",
+    body=OpenAccount,
+    command=True,
+    answers={201: AccountView, 202: JobView},
+)
 async def open_account(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, OPEN_ACCOUNT, ledger)
 

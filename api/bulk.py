@@ -13,7 +13,7 @@ from msgspec import Meta
 from uuid_utils.compat import uuid7
 
 from api.accounts import OPEN_ACCOUNT
-from api.batches import batch_path, batch_response, batch_view
+from api.batches import BatchView, batch_path, batch_response, batch_view
 from api.commands import REPLAYED, AnyRequest, Envelope, Form, request_hash, same_request
 from api.context import services_of
 from api.decoding import (
@@ -95,7 +95,10 @@ _OWN_MEMBERS: Final = ("kind", "idempotency_key", "label")
     status_code=202,
     summary="Submit up to 10,000 commands in order",
     body=Bulk,
-    answers={202: Accepted},
+    lines=Item,
+    query=("atomic",),
+    command=True,
+    answers={200: BatchView, 202: Accepted},
 )
 async def submit_commands(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     document = _parse(request, await read_body(request, BULK_LIMIT, JSON_OR_LINES))

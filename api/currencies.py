@@ -8,9 +8,11 @@ from litestar import Request, Response, post
 from litestar.params import FromPath
 
 from api.commands import Form
+from api.jobs import JobView
 from api.ledgers import accept_for
 from api.queries import GetCurrency
 from domain.ledger.commands import RegisterCurrency
+from infrastructure.read_models import CurrencyView
 
 REGISTER_CURRENCY: Final = Form(
     RegisterCurrency,
@@ -26,6 +28,7 @@ REGISTER_CURRENCY: Final = Form(
     summary="Register a currency of one's own",
     body=RegisterCurrency,
     command=True,
+    answers={201: CurrencyView, 202: JobView},
 )
 async def register_currency(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, REGISTER_CURRENCY, ledger)

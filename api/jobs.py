@@ -129,7 +129,12 @@ def id_of(text: str) -> UUID:
     return found
 
 
-@get("/v1/jobs/{job:str}", summary="One job; Prefer: wait=N waits until it has finished", answers={200: JobView})
+@get(
+    "/v1/jobs/{job:str}",
+    summary="One job; Prefer: wait=N waits until it has finished",
+    answers={200: JobView},
+    awaitable=True,
+)
 async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Response[bytes]:
     recorder = services_of(request).recorder
     found = await recorder.log.find_job(id_of(job), viewer_of(caller(request)))

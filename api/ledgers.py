@@ -10,9 +10,11 @@ from litestar import Request, Response, post
 from api.access import Role, authorise
 from api.commands import Form, Intent, accept, read_command
 from api.edge import caller
+from api.jobs import JobView
 from api.queries import GetLedger
 from domain.errors import AuthError, NotFoundError
 from domain.ledger.commands import CreateLedger
+from infrastructure.read_models import LedgerView
 
 _LEDGER: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -31,7 +33,14 @@ async def admit(request: Request[Any, Any, Any], ledger: str, role: Role) -> Non
     await authorise(request, ledger, role)
 
 
-@post("/v1/ledgers", status_code=202, summary="Create a ledger; whoever does owns it", body=CreateLedger, command=True)
+@post(
+    "/v1/ledgers",
+    status_code=202,
+    summary="Create a ledger; whoever does owns it",
+    body=CreateLedger,
+    command=True,
+    answers={201: LedgerView, 202: JobView},
+)
 async def create_ledger(request: Request[Any, Any, Any]) -> Response[bytes]:
     document, attempt = await read_command(request, CreateLedger)
     wanted = document.content.get("id") if isinstance(document.content, dict) else None

@@ -77,7 +77,7 @@ async def pushing(settings: Settings) -> AsyncIterator[Redis]:
         await redis.aclose()
 
 
-@get("/metrics", media_type=MEDIA_TYPE, summary="Counters, histograms and gauges for Prometheus")
+@get("/metrics", media_type=MEDIA_TYPE, summary="Counters, histograms and gauges for Prometheus", media="text/plain")
 async def scrape(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Everything there is to measure. For the roles `admin` and `operator`."""
     if not {"admin", "operator"} & set(caller(request).roles):

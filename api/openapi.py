@@ -1,8 +1,10 @@
 """`/openapi.json`, made from the routes themselves: decorators say what bodies, parameters and answers there are.
 
-A route may carry `body=` (the type of its request), `query=` (names of its parameters), `answers=` (status → type) and
-`command=True` (it takes an idempotency key, may be awaited, and answers with a job); summaries come from `summary=` or
-the docstring. What every route has in common, headers and problems, is added here.
+A route may carry `body=` (the type of its request), `lines=` (the type of a line, where that is another way to send
+it), `query=` (names of its parameters), `answers=` (status → type), `media=` (what it answers with, if not JSON),
+`command=True` (it takes an idempotency key), `awaitable=True` (it takes `Prefer: wait`, as every command does) and
+`versioned=True` (its answers have an ETag); summaries come from `summary=` or the docstring. What every route has in
+common, headers and problems, is added here.
 """
 
 from __future__ import annotations
@@ -42,23 +44,28 @@ _PARAMETERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "ledger": ("A ledger's id.", {"type": "string"}),
     "kind": ("A kind of command.", {"type": "string"}),
     "from": ("Effective at or after this time.", {"type": "string", "format": "date-time"}),
+    "atomic": ("For lines what the member `atomic` is for JSON.", {"type": "boolean", "default": False}),
     "to": ("Effective before this time.", {"type": "string", "format": "date-time"}),
 }
 
-_COMMAND_HEADERS: Final = [
-    {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "description": "The same key with the same request answers with the same job.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    },
-    {
-        "name": "Prefer",
-        "in": "header",
-        "description": "`wait=N` waits up to N seconds (at most 30) for the outcome.",
-        "schema": {"type": "string"},
-    },
-]
+_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key with the same request answers with the same job.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+_PREFER: Final = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`wait=N` waits up to N seconds (at most 30) for the outcome.",
+    "schema": {"type": "string"},
+}
+_IF_NONE_MATCH: Final = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The ETag of an answer one has: 304 as long as it is the newest.",
+    "schema": {"type": "string"},
+}
 
 
 def describe(app: Litestar) -> dict[str, Any]:
@@ -100,7 +107,8 @@ class _Schemas:
     def __init__(self, handlers: list[tuple[str, str, HTTPRouteHandler]]) -> None:
         self._types: list[Any] = [Problem, JobView]
         for _, _, handler in handlers:
-            self._types += [kind for kind in (_body(handler), *_answers(handler).values()) if kind is not None]
+            kinds = (*_bodies(handler).values(), *_answers(handler).values())
+            self._types += [kind for kind in kinds if kind is not None]
         unique = list({repr(kind): kind for kind in self._types}.values())
         found, self.components = msgspec.json.schema_components(unique, ref_template=_REF)
         self._found = {repr(kind): schema for kind, schema in zip(unique, found, strict=True)}
@@ -109,8 +117,20 @@ class _Schemas:
         return self._found[repr(kind)]
 
 
-def _body(handler: HTTPRouteHandler) -> Any:
-    return handler.opt.get("body")
+def _bodies(handler: HTTPRouteHandler) -> dict[str, Any]:
+    """The types of its request, by media type."""
+    bodies = {"application/json": handler.opt.get("body"), "application/x-ndjson": handler.opt.get("lines")}
+    return {media: kind for media, kind in bodies.items() if kind is not None}
+
+
+def _headers(handler: HTTPRouteHandler) -> list[dict[str, Any]]:
+    is_command = handler.opt.get("command", False)
+    chosen = {
+        "key": (_KEY, is_command),
+        "prefer": (_PREFER, is_command or handler.opt.get("awaitable", False)),
+        "match": (_IF_NONE_MATCH, handler.opt.get("versioned", False)),
+    }
+    return [header for header, taken in chosen.values() if taken]
 
 
 def _answers(handler: HTTPRouteHandler) -> dict[int, Any]:
@@ -122,8 +142,7 @@ def _answers(handler: HTTPRouteHandler) -> dict[int, Any]:
     returned = get_type_hints(handler.fn).get("return")
     returned = get_args(returned)[0] if get_args(returned) else returned
     is_struct = isinstance(returned, type) and issubclass(returned, msgspec.Struct)
-    answers = {202: JobView} if handler.opt.get("command") else {}
-    return answers or {handler.status_code or 200: returned if is_struct else None}
+    return {handler.status_code or 200: returned if is_struct else None}
 
 
 def _operation(path: str, handler: HTTPRouteHandler, schemas: _Schemas) -> dict[str, Any]:
@@ -131,7 +150,10 @@ def _operation(path: str, handler: HTTPRouteHandler, schemas: _Schemas) -> dict[
     names = [match[1] for match in _PLACEHOLDER.finditer(path)]
     parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
     parameters += [_parameter(name) for name in handler.opt.get("query", ())]
-    responses = {str(status): _answer(kind, schemas) for status, kind in _answers(handler).items()}
+    media = handler.opt.get("media", "application/json")
+    responses = {str(status): _answer(status, kind, media, schemas) for status, kind in _answers(handler).items()}
+    if handler.opt.get("versioned"):
+        responses["304"] = {"description": "Nothing has changed since."}
     responses["default"] = {
         "description": "A problem: see `code`.",
         "content": {"application/problem+json": {"schema": schemas.of(Problem)}},
@@ -140,11 +162,11 @@ def _operation(path: str, handler: HTTPRouteHandler, schemas: _Schemas) -> dict[
         "operationId": handler.fn.__name__,
         "tags": [_tag(path)],
         "summary": summary,
-        "parameters": parameters + (_COMMAND_HEADERS if handler.opt.get("command") else []),
+        "parameters": parameters + _headers(handler),
         "responses": responses,
     }
-    if (kind := _body(handler)) is not None:
-        content = {"application/json": {"schema": schemas.of(kind)}}
+    if bodies := _bodies(handler):
+        content = {media: {"schema": schemas.of(kind)} for media, kind in bodies.items()}
         operation["requestBody"] = {"required": True, "content": content}
     if target_of(path, b"").protected:
         operation["security"] = [{"token": []}]
@@ -156,10 +178,12 @@ def _parameter(name: str) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-def _answer(kind: Any, schemas: _Schemas) -> dict[str, Any]:
-    if kind is None:
-        return {"description": "Done."}
-    return {"description": "Done.", "content": {"application/json": {"schema": schemas.of(kind)}}}
+def _answer(status: int, kind: Any, media: str, schemas: _Schemas) -> dict[str, Any]:
+    says = {"description": "Accepted: it will be done." if status == 202 else "Done."}
+    if kind is None and media == "application/json":
+        return says
+    schema = {"type": "string"} if kind is None else schemas.of(kind)
+    return {**says, "content": {media: {"schema": schema}}}
 
 
 def _tag(path: str) -> str:

@@ -10,11 +10,13 @@ from litestar import Request, Response, post
 from litestar.params import FromPath
 
 from api.commands import Form
+from api.jobs import JobView
 from api.ledgers import accept_for
 from api.queries import GetTransaction
 from domain.clock import EARLIEST, format_time, in_utc
 from domain.errors import Fault
 from domain.ledger.commands import PostTransaction
+from infrastructure.read_models import TransactionView
 
 MOST_AHEAD: Final = timedelta(seconds=60)
 """What clocks may differ by."""
@@ -46,6 +48,7 @@ POST_TRANSACTION: Final = Form(
     summary="Post a transaction",
     body=PostTransaction,
     command=True,
+    answers={201: TransactionView, 202: JobView},
 )
 async def post_transaction(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, POST_TRANSACTION, ledger)

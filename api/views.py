@@ -274,11 +274,15 @@ ACCOUNT: Final = f"{LEDGER}/accounts/{{account:str}}"
 TRANSACTION: Final = f"{LEDGER}/transactions/{{transaction:str}}"
 
 
+_ONE: Final = ("min_version",)
+_LIST: Final = (*_ONE, "limit", "cursor")
+
+
 def _spec(view: Any) -> dict[int, ResponseSpec]:
     return {200: ResponseSpec(view, generate_examples=False, description="As it is now.")}
 
 
-@get(LEDGERS, responses=_spec(ListView[LedgerView]), summary="The ledgers one may read, newest first")
+@get(LEDGERS, responses=_spec(ListView[LedgerView]), summary="The ledgers one may read, newest first", query=_LIST)
 async def list_ledgers(request: AnyRequest) -> Reply:
     principal = caller(request)
     parameters = Parameters(request, cursor=(str, str))
@@ -289,22 +293,34 @@ async def list_ledgers(request: AnyRequest) -> Reply:
     return await _ask(request, query)
 
 
-@get(LEDGER, responses=_spec(LedgerView), summary="One ledger")
+@get(LEDGER, responses=_spec(LedgerView), summary="One ledger", query=_ONE, versioned=True)
 async def get_ledger(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     return await _ask(request, GetLedger(**await _thing(request, ledger)))
 
 
-@get(f"{LEDGER}/currencies", responses=_spec(ListView[CurrencyView]), summary="Its currencies, by code")
+@get(
+    f"{LEDGER}/currencies",
+    responses=_spec(ListView[CurrencyView]),
+    summary="Its currencies, by code",
+    query=_LIST,
+    versioned=True,
+)
 async def list_currencies(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     return await _ask(request, ListCurrencies(**await _page(request, ledger, cursor=(str,))))
 
 
-@get(f"{LEDGER}/accounts", responses=_spec(ListView[AccountView]), summary="Its accounts, by name")
+@get(
+    f"{LEDGER}/accounts",
+    responses=_spec(ListView[AccountView]),
+    summary="Its accounts, by name",
+    query=(*_LIST, "prefix", "currency"),
+    versioned=True,
+)
 async def list_accounts(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     return await _ask(request, ListAccounts(**await _page(request, ledger, "prefix", "currency", cursor=(str,))))
 
 
-@get(ACCOUNT, responses=_spec(AccountView), summary="One account")
+@get(ACCOUNT, responses=_spec(AccountView), summary="One account", query=_ONE, versioned=True)
 async def get_account(request: AnyRequest, ledger: FromPath[str], account: FromPath[str]) -> Reply:
     found = await _thing(request, ledger)
     try:
@@ -314,7 +330,13 @@ async def get_account(request: AnyRequest, ledger: FromPath[str], account: FromP
     return await _ask(request, GetAccount(name=account, **found))
 
 
-@get(f"{LEDGER}/transactions", responses=_spec(ListView[TransactionView]), summary="Its transactions, newest first")
+@get(
+    f"{LEDGER}/transactions",
+    responses=_spec(ListView[TransactionView]),
+    summary="Its transactions, newest first",
+    query=(*_LIST, "account", "reference", "status", "from", "to"),
+    versioned=True,
+)
 async def list_transactions(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     found = await _page(request, ledger, "account", "reference", "status", "from", "to", cursor=(int,))
     filters = {name: found.pop(name, None) for name in ("account", "reference", "status")}
@@ -322,7 +344,13 @@ async def list_transactions(request: AnyRequest, ledger: FromPath[str]) -> Reply
     return await _ask(request, ListTransactions(wanted=wanted, **found))
 
 
-@get(TRANSACTION, responses=_spec(TransactionView), summary="One transaction, from the moment it was accepted")
+@get(
+    TRANSACTION,
+    responses=_spec(TransactionView),
+    summary="One transaction, from the moment it was accepted",
+    query=_ONE,
+    versioned=True,
+)
 async def get_transaction(request: AnyRequest, ledger: FromPath[str], transaction: FromPath[str]) -> Reply:
     found = await _thing(request, ledger)
     wanted: UUID = id_of(transaction)
@@ -339,17 +367,36 @@ def _refused(request: AnyRequest, refused: RefusedTransaction) -> Reply:
     return Reply(status_of(refused.code), headers, body)
 
 
-@get(f"{LEDGER}/balances", responses=_spec(BalancesView), summary="Sums of its accounts by currency and type")
+@get(
+    f"{LEDGER}/balances",
+    responses=_spec(BalancesView),
+    summary="Sums of its accounts by currency and type",
+    query=(*_LIST, "prefix"),
+    versioned=True,
+)
 async def get_balances(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     return await _ask(request, GetBalances(**await _page(request, ledger, "prefix", cursor=(str, str))))
 
 
-@get(f"{LEDGER}/trial-balance", responses=_spec(TrialBalanceView), summary="Debits and credits by currency and type")
+@get(
+    f"{LEDGER}/trial-balance",
+    responses=_spec(TrialBalanceView),
+    summary="Debits and credits by currency and type",
+    query=_ONE,
+    versioned=True,
+)
 async def get_trial_balance(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     return await _ask(request, GetTrialBalance(**await _thing(request, ledger)))
 
 
-@get(f"{LEDGER}/journal", responses=_spec(JournalLine), summary="Its events, exact bytes and hashes, as NDJSON")
+@get(
+    f"{LEDGER}/journal",
+    responses=_spec(JournalLine),
+    summary="Its events, exact bytes and hashes, a line each",
+    query=(*_ONE, "after", "limit"),
+    versioned=True,
+    media="application/x-ndjson",
+)
 async def read_journal(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     parameters = Parameters(request, "after", "limit")
     await admit(request, ledger, "reader")

@@ -316,6 +316,35 @@ async def test_wrong_parameters_are_named(settings: Settings, monkeypatch: Patch
 
 
 @on_a_loop
+async def test_the_description_names_the_parameters_there_are(settings: Settings, monkeypatch: Patch) -> None:
+    async with running_service(settings, monkeypatch) as service:
+        ada = await service.user()
+        ledger = await open_books(ada)
+        posted = await ada.post(f"/v1/ledgers/{ledger}/transactions", posting(), prefer="wait=10")
+        names = {"ledger": ledger, "account": "wallets:alice", "transaction": posted.json()["id"]}
+        names["job"] = names["transaction"]
+        document = (await ada.get("/openapi.json")).json()
+        reads = {
+            path: what["get"] for path, what in document["paths"].items() if path.startswith("/v1/") and "get" in what
+        }
+        del reads["/v1/batches/{batch}"], reads["/v1/jobs/{job}"]
+        every = {place["name"] for what in reads.values() for place in what["parameters"] if place["in"] == "query"}
+        assert {"limit", "cursor", "min_version", "after", "prefix", "from", "status"} <= every
+        for path, what in reads.items():
+            address = path.format(**names)
+            answer = await ada.get(address)
+            tag = answer.headers.get("etag")
+            assert answer.headers["content-type"] in what["responses"]["200"]["content"], path
+            assert (tag is not None) is ("304" in what["responses"]), path
+            found = await ada.get(f"{address}?{'&'.join(f'{name}=%00' for name in every - {'cursor'})}")
+            unknown = {place for place, detail in faults(found).items() if detail == "is no parameter of this address"}
+            known = {f"#/{place['name']}" for place in what["parameters"] if place["in"] == "query"}
+            assert unknown == {f"#/{name}" for name in every - {"cursor"}} - known, path
+            cursor = await ada.get(f"{address}?cursor=x")
+            assert cursor.status_code == (400 if "#/cursor" in known else 422), path
+
+
+@on_a_loop
 async def test_a_stranger_sees_what_does_not_exist(settings: Settings, monkeypatch: Patch) -> None:
     async with running_service(settings, monkeypatch) as service:
         ada, eve = await service.user(), await service.user()
