@@ -46,8 +46,6 @@ DECODERS: Final = {kind: msgspec.json.Decoder(command) for kind, command in KIND
 FAILED: Final = Refusal("command_failed", "The command broke its turn each time it was run, and was set aside.")
 MOST_LOGGED: Final = 100
 """Correlation ids in a turn's line; the journal has them all."""
-DELIVERY_PACE_S: Final = 0.1
-"""A busy actor's subscribers are rung this often, not at every turn: a message costs as much as ten events."""
 ACQUIT_PAUSES_S: Final = (0.1, 0.5, 1, 2, 4, 8)
 
 
@@ -94,22 +92,11 @@ class Turns:
         After each turn, lock released, it looks once more: whoever was rung for a command accepted between the
         turn's own look and its release has found the lock taken, and nobody else will come for it.
         """
-        began = time.monotonic()
-        until, ring_at = began + self.settings.turn_time_ms / 1000, began + DELIVERY_PACE_S
-        undelivered = False
-        try:
-            while (now := time.monotonic()) < until:
-                if undelivered and now >= ring_at:
-                    self._ring_deliveries(actor)
-                    undelivered, ring_at = False, now + DELIVERY_PACE_S
-                result = await self.take(actor)
-                undelivered = undelivered or result is Result.DONE
-                if result is Result.BUSY or not await mailbox.waiting(self.work_pool, actor):
-                    return False
-            return True
-        finally:
-            if undelivered:
-                self._ring_deliveries(actor)
+        until = time.monotonic() + self.settings.turn_time_ms / 1000
+        while time.monotonic() < until:
+            if await self.take(actor) is Result.BUSY or not await mailbox.waiting(self.work_pool, actor):
+                return False
+        return True
 
     async def take(self, actor: str) -> Result:
         """Takes one turn.
@@ -125,6 +112,8 @@ class Turns:
         seconds = time.perf_counter() - started
         meter.turn_finished(_type_of(actor), seconds, Result.DONE.value, taken.outcomes)
         await self.notices.announce(actor, taken.views, turn)
+        for subscriber in self.subscribers:
+            self.ring_delivery(subscriber, actor)
         log.info(
             "turn",
             actor=actor,
@@ -133,10 +122,6 @@ class Turns:
             correlation_ids=list(islice(dict.fromkeys(taken.correlation_ids), MOST_LOGGED)),
         )
         return Result.DONE
-
-    def _ring_deliveries(self, actor: str) -> None:
-        for subscriber in self.subscribers:
-            self.ring_delivery(subscriber, actor)
 
     async def _attempt(self, actor: str, turn: UUID) -> Result | Finished:
         try:

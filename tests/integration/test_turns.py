@@ -29,7 +29,6 @@ from infrastructure import mailbox
 from infrastructure.repositories import ledger as ledgers
 from tests.books import open_account, post
 from tests.turns import Desk, at_a_desk
-from workers import turn
 from workers.turn import Result
 
 Patch = pytest.MonkeyPatch
@@ -220,25 +219,12 @@ async def test_views_are_barred_before_the_commit_and_freed_after_it(desk: Desk)
 async def test_subscribers_fall_behind_in_the_same_transaction_and_are_rung_after_it(desk: Desk) -> None:
     await desk.db.execute("DELETE FROM behind WHERE subscriber = 'redis' AND actor = $1", desk.actor)
     await desk.accept(pay(), pay())
-    await desk.turns.work(desk.actor)
+    await desk.take()
     rows = await desk.db.fetch(
         "SELECT subscriber, position, head FROM behind WHERE actor = $1 ORDER BY subscriber", desk.actor
     )
     assert [tuple(row) for row in rows] == [("kafka", 0, 5), ("redis", 3, 5)]
     assert desk.rung == [("kafka", desk.actor), ("redis", desk.actor)]
-
-
-@pytest.mark.parametrize(("pace_s", "times"), [(60.0, 1), (0.0, 8)])
-@at_a_desk
-async def test_a_busy_actor_rings_its_subscribers_at_a_pace_and_at_the_end(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, pace_s: float, times: int
-) -> None:
-    monkeypatch.setattr(turn, "DELIVERY_PACE_S", pace_s)
-    desk = desk.with_settings(turn_commands=1)
-    await desk.accept(*(pay() for _ in range(8)))
-    await desk.turns.work(desk.actor)
-    assert len(desk.notices.told) == 8
-    assert desk.rung == [("kafka", desk.actor), ("redis", desk.actor)] * times
 
 
 @at_a_desk
