@@ -50,7 +50,7 @@ def _connect(**_: object) -> None:
 
 
 @app.task(name="transfer")  # type: ignore[untyped-decorator]
-def transfer(debited: int, credited: int, amount: int) -> None:
+def transfer(debited: str, credited: str, amount: int) -> None:
     """One transfer, one task."""
     _process["runner"].run(_process["db"].execute("SELECT transfer($1, $2, $3)", debited, credited, amount))
 
@@ -112,4 +112,4 @@ def _publish(accounts: int, count: int) -> None:
     with app.producer_or_acquire() as producer:
         for _ in range(count):
             debited, credited = random.sample(range(1, accounts + 1), 2)
-            transfer.apply_async((debited, credited, 100), producer=producer)
+            transfer.apply_async((f"wallets:{debited}", f"wallets:{credited}", 100), producer=producer)

@@ -21,7 +21,8 @@ _FUNDS: Final = 10**12
 _ONE_OF_TWO: Final = r"""
 \set debited random(1, :accounts)
 \set credited random(1, :accounts - 1)
-SELECT transfer(:debited, :credited + CASE WHEN :credited >= :debited THEN 1 ELSE 0 END, 100);
+\set other :credited + CASE WHEN :credited >= :debited THEN 1 ELSE 0 END
+SELECT transfer('wallets:' || :debited, 'wallets:' || :other, 100);
 """
 
 
@@ -40,8 +41,8 @@ class Reference:
         """Starts afresh with so many accounts, each with funds and a minimum of zero."""
         _psql(
             self.url,
-            "TRUNCATE accounts, transfers, entries RESTART IDENTITY; INSERT INTO accounts (id, credits, min_balance) "
-            f"SELECT number, {_FUNDS}, 0 FROM generate_series(1, {accounts}) AS number; ANALYZE accounts",
+            "TRUNCATE accounts, transfers, entries; INSERT INTO accounts (name, credits, min_balance) "
+            f"SELECT 'wallets:' || number, {_FUNDS}, 0 FROM generate_series(1, {accounts}) AS number; ANALYZE accounts",
         )
 
     def rate(self, accounts: int, seconds: int) -> dict[str, float]:
