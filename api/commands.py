@@ -18,7 +18,7 @@ from litestar import Request, Response
 from uuid_utils.compat import uuid7
 
 from api.context import services_of
-from api.decoding import Attempt, Document, invalid, parse_json, read_body, try_decode
+from api.decoding import Attempt, Document, invalid, parse_json, query_of, read_body, try_decode
 from api.edge import caller, edge_of
 from api.jobs import job_path, job_problem, job_response
 from api.preferences import key_faults, key_of, wait_of
@@ -78,7 +78,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, request: AnyRequest) -> Envelope:
-        query = tuple(request.query_params.multi_items()) if request.scope["query_string"] else ()
+        query = tuple(query_of(request))
         edge = edge_of(request)
         return cls(caller(request).user_id, edge.correlation_id, key_of(request), wait_of(request), query)
 

@@ -33,6 +33,7 @@ from typing import (
     get_args,
     get_origin,
 )
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 import msgspec
@@ -161,6 +162,15 @@ def _too_large(limit: int) -> NoReturn:
 def malformed(detail: str, faults: tuple[Fault, ...] = ()) -> ValidationError:
     """400 `malformed_request`."""
     return ValidationError(detail, faults, "malformed_request")
+
+
+def query_of(request: Request[Any, Any, Any]) -> list[tuple[str, str]]:
+    """Names and values of the query in their order, empty values included. Raises ValidationError (400)."""
+    query = request.scope["query_string"]
+    try:
+        return parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="strict") if query else []
+    except UnicodeDecodeError:
+        raise malformed("The query is not UTF-8.") from None
 
 
 def parse_json(raw: bytes) -> Document:

@@ -12,7 +12,7 @@ from litestar import Request, Response, get
 from litestar.params import FromPath
 
 from api.context import services_of
-from api.decoding import invalid, malformed
+from api.decoding import invalid, malformed, query_of
 from api.edge import Principal, caller
 from api.preferences import wait_of
 from api.problems import Problem, problem
@@ -153,8 +153,8 @@ async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Respon
 async def list_jobs(request: Request[Any, Any, Any]) -> Response[bytes]:
     log = services_of(request).recorder.log
     viewer = viewer_of(caller(request))
-    given = list(request.query_params.multi_items())
-    before = _before(request.query_params.get("cursor"))
+    given = query_of(request)
+    before = _before(dict(given).get("cursor"))
     limit, wanted = _checked(given)
     found = await log.list_jobs(msgspec.structs.replace(wanted, viewer=viewer, before=before), limit + 1)
     page = JobPage(

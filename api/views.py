@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
-from urllib.parse import parse_qsl
 from uuid import UUID
 
 import msgspec
@@ -20,7 +19,7 @@ from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 
 from api.context import services_of
-from api.decoding import invalid
+from api.decoding import invalid, query_of
 from api.edge import caller, edge_of
 from api.jobs import id_of
 from api.ledgers import admit
@@ -200,7 +199,7 @@ class Parameters:
     """The query string of a list: its cursor read at once, the rest when `values` is called."""
 
     def __init__(self, request: AnyRequest, *allowed: str, cursor: tuple[type, ...] | None = None) -> None:
-        self._pairs = _pairs(request)
+        self._pairs = query_of(request)
         self._allowed = {"min_version", *allowed, *(("cursor", "limit") if cursor is not None else ())}
         self.digest: Final = _digest(request.scope["path"], self._pairs)
         texts = [text for name, text in self._pairs if name == "cursor"]
@@ -226,10 +225,6 @@ class Parameters:
         if name not in self._allowed:
             raise ValueError("is not supported yet" if name in NOT_YET else "is no parameter of this address")
         return text if name == "cursor" else PARSERS[name](text)
-
-
-def _pairs(request: AnyRequest) -> list[tuple[str, str]]:
-    return parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
 
 
 def _digest(path: str, pairs: Iterable[tuple[str, str]]) -> str:

@@ -296,6 +296,9 @@ async def test_wrong_parameters_are_named(settings: Settings, monkeypatch: Patch
         ada = await service.user()
         ledger = await open_books(ada)
         root = f"/v1/ledgers/{ledger}"
+        assert (await ada.get(f"{root}/accounts?prefix=%ff")).json()["code"] == "malformed_request"
+        assert (await ada.get("/v1/jobs?kind=%ff")).json()["code"] == "malformed_request"
+        assert faults(await ada.get("/v1/jobs?status=")).keys() == {"#/status"}
         for limit in ("0", "1001", "-1", "x", "", "1.5", "+1", "%D9%A1", "99999999999999999999"):
             assert faults(await ada.get(f"{root}/accounts?limit={limit}")).keys() == {"#/limit"}
         assert faults(await ada.get(f"{root}/accounts?limit=1&limit=2")).keys() == {"#/limit"}
