@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import Final
 
 import structlog
-from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -79,9 +78,10 @@ class Doorbell:
             if rings:
                 try:
                     self._publish(self._unanswered(rings))
-                except (OperationalError, OSError, RuntimeError) as error:
-                    # The sweep finds what nobody was woken for.
-                    log.warning("doorbell_failed", rings=len(rings), error=str(error))
+                except Exception as error:
+                    # Whatever it is (a batch raises what the broker's own library does), this thread goes on: without
+                    # it nobody is ever woken again. The sweep finds what nobody was woken for.
+                    log.warning("doorbell_failed", rings=len(rings), error=repr(error))
 
     def _collect(self) -> bool:
         """Waits for a ring, or for one that was held back, and takes what else has been rung. False: being closed."""

@@ -13,7 +13,7 @@ import structlog
 from celery.signals import worker_process_init
 from redis.asyncio import Redis
 
-from infrastructure.postgres import OUTSIDE, open_pool
+from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings, load
 from tasks.app import app
@@ -51,8 +51,9 @@ async def _sweep_forever(settings: Settings) -> None:
                 while True:
                     await _pause(settings)
                     await sweep.run()
-        except OUTSIDE as error:
-            log.warning("sweep_failed", error=str(error))
+        except Exception as error:
+            # whatever it is, this thread goes on: it is what makes a lost doorbell harmless
+            log.warning("sweep_failed", error=repr(error))
             await _pause(settings)
 
 

@@ -7,11 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import kombu.pools
 import msgspec
 import pytest
+import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 from pytest_celery import CeleryTestSetup, CeleryTestWorker, RedisTestBroker
@@ -25,6 +28,7 @@ from infrastructure.settings import Settings, load, parse
 from tests.books import post
 from tests.conftest import temporary_state
 from tests.local_processes import LocalProcess
+from tests.stack import wait_for
 from tests.turns import Desk, open_desk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +101,9 @@ def celery_setup_app(celery_broker: RedisTestBroker, environment: dict[str, str]
         from tasks.app import app
     app.conf.update(broker_url=celery_broker.config()["url"])
     yield app
+    # what was opened in this process is closed, and may be opened anew
+    kombu.pools.reset()
+    app._after_fork()
     load.cache_clear()
 
 
@@ -153,9 +160,8 @@ async def finished(desk: Desk, ids: list[Any]) -> list[str]:
 
 
 def ring(setup: CeleryTestSetup, actor: object) -> None:
-    """Sends a doorbell's message, by a connection of its own: the application's pools are for one broker only."""
-    with setup.app.connection_for_write() as connection, setup.app.amqp.Producer(connection) as producer:
-        setup.app.send_task("tasks.turns.run", (actor,), queue="ledgers", producer=producer, retry=False)
+    """Sends a doorbell's message."""
+    setup.app.send_task("tasks.turns.run", (actor,), queue="ledgers", retry=False)
 
 
 @pytest.mark.parametrize("sweep_ms", [600_000])
@@ -228,3 +234,34 @@ def test_a_broker_that_was_gone_delays_and_loses_nothing(celery_setup: CeleryTes
         assert (await desk.applied())[3:] == [*while_gone, *afterwards]
 
     at_work(settings, work)
+
+
+def test_a_doorbell_outlives_its_broker(
+    valkey: LocalProcess, celery_broker: RedisTestBroker, celery_setup_app: Celery, settings: Settings
+) -> None:
+    from tasks.doorbell import Doorbell
+
+    def rung(actor: str) -> bool:
+        try:
+            with redis.Redis.from_url(settings.redis_url) as client:
+                return any(actor in message["headers"]["argsrepr"] for message in queued(client))
+        except redis.RedisError:
+            return False
+
+    def queued(client: redis.Redis) -> list[dict[str, Any]]:
+        return [msgspec.json.decode(message) for message in client.lrange("ledgers", 0, -1)]
+
+    with closing(Doorbell(settings)) as bell:
+        bell.ring("ledger:before")
+        wait_for(lambda: rung("ledger:before"), seconds=PATIENCE_S, what="a message")
+        valkey.kill()
+        # the broker's end of the connection is gone, then the broker: different errors
+        bell.ring("ledger:gone")
+        bell.ring("ledger:still-gone")
+        valkey.restart()
+
+        def heard() -> bool:
+            bell.ring("ledger:after")
+            return rung("ledger:after")
+
+        wait_for(heard, seconds=PATIENCE_S, what="a message after the restart")
