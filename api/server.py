@@ -53,13 +53,29 @@ class Protocol(HttpToolsProtocol):
             except ValueError as error:
                 self.send_400_response(str(error))
 
+    def _is_left_to_the_application(self) -> bool:
+        """Whether a request before this one is yet to be answered: it is the connection's last, then."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        if not cycle.more_body:
+            cycle.keep_alive = False
+            self.flow.pause_reading()
+            return True
+        # its own body is what could not be read; the application must not answer, too
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return False
+
     def _count(self, size: int) -> None:
         self._head = (self._head or 0) + size
         if self._head > MOST_HEAD:
             raise ValueError("The headers are too large.")
 
     def send_400_response(self, msg: str) -> None:
-        """Answers a request without method, path or headers that could be read, and closes the connection."""
+        """Answers a request without method, path, headers or body that could be read, and closes the connection."""
+        if self._is_left_to_the_application():
+            return
         correlation_id = secrets.token_hex(16)
         body = problem_bytes("malformed_request", msg, instance="/", correlation_id=correlation_id)
         headers = [

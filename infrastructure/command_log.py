@@ -75,7 +75,11 @@ WITH added AS (
 SELECT accepted_at FROM added LIMIT 1
 """
 
-ADD_BATCHES: Final = "INSERT INTO batches (id, actor, principal, jobs) VALUES ($1, $2, $3, $4)"
+# Accepted with its jobs; one that has only older jobs, by the clock.
+ADD_BATCHES: Final = """
+INSERT INTO batches (id, actor, principal, jobs, accepted_at)
+VALUES ($1, $2, $3, $4, coalesce($5, clock_timestamp()))
+"""
 
 _COLUMNS = """
 commands.id, commands.actor, commands.kind, commands.status, commands.principal, commands.correlation_id,
@@ -513,7 +517,7 @@ async def _write(db: Db, entry: _Entry) -> datetime | None:
     for number, submission in enumerate(entry.group):
         if submission.batch is not None and entry.is_written(number):
             jobs = [entry.older.get(draft.id, draft.id) for draft in submission.drafts]
-            await db.execute(ADD_BATCHES, submission.batch, submission.actor, submission.principal, jobs)
+            await db.execute(ADD_BATCHES, submission.batch, submission.actor, submission.principal, jobs, accepted_at)
     return accepted_at
 
 

@@ -483,3 +483,17 @@ async def test_bodies_are_json_in_utf_8_and_nothing_else(settings: Settings, mon
             assert (await site.client.post("/auth/login", content=b"{}", headers=headers)).status_code == 415
         for path in ("/docs", "/docs/style.css", "/docs/docs.js", "/openapi.json"):
             assert (await site.client.get(path)).headers["content-type"].count("charset") <= 1
+
+
+@on_a_loop
+async def test_what_is_no_http_is_answered_once_and_in_its_turn(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with a_site(settings, monkeypatch) as site:
+        head = b"POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        behind = await site.raw(head + b"Content-Length: 2\r\n\r\n{}nonsense\r\n\r\n")
+        assert (behind.status_code, behind.json()["code"]) == (422, "validation_failed")
+        within = await site.raw(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nnonsense\r\n\r\n")
+        assert (within.status_code, within.json()["code"]) == (400, "malformed_request")
+        await site.client.get("/health/live")
+    assert "Traceback" not in capsys.readouterr().err

@@ -549,6 +549,7 @@ async def test_a_batch_tells_what_became_of_its_lines(serve: Callable[..., Any])
         path, jobs = accepted.headers["location"], accepted.json()["jobs"]
         before = await ada.get(path)
         assert before.headers["retry-after"] == "1"
+        assert before.json()["accepted_at"] == (await ada.get(f"/v1/jobs/{jobs[0]}")).json()["accepted_at"]
         assert before.json() == {
             "id": accepted.json()["batch"],
             "ledger": ledger,
