@@ -166,6 +166,14 @@ def submit(client: Client, ledger: str, lines: Sequence[Json]) -> Json:
     return accepted
 
 
+def wakes_a_worker(stack: Stack, client: Client, load: Load) -> bool:
+    """Whether a command's own doorbell was heard: a turn that a sweep has rung for carries no request's id."""
+    asked = fresh("trace")
+    with client.again() as sender:
+        sender.done(load.path, posting(), x_correlation_id=asked)
+    return bool(log_lines(stack, "ledgers.1", event="turn", actor=f"ledger:{load.ledger}", correlation_id=asked))
+
+
 # -- poison -----------------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +292,7 @@ def test_what_dies_under_load_loses_nothing_and_doubles_nothing(fragile: Stack, 
     load = Load(open_books(ada))
     load.run(ada, lambda: kill(fragile, victim))
     load.check(ada)
+    wait_for(lambda: wakes_a_worker(fragile, ada, load), seconds=PATIENCE_S, what="a command that wakes a worker")
 
 
 def test_a_redis_emptied_under_load_loses_nothing_and_logs_nobody_out(fragile: Stack, ada: Client) -> None:
@@ -306,7 +315,11 @@ def test_a_redis_that_hangs_delays_and_refuses_no_command(fragile: Stack, ada: C
         login = ada.post("/auth/login", {"username": ada.username, "password": ada.password})
         assert (login.status_code, login.json()["code"]) == (503, "unavailable")
     assert ada.outcome(accepted.json()["id"])["status"] == "succeeded"
-    assert ada.get("/health/ready").status_code == 200
+
+    def is_ready() -> bool:
+        return ada.get("/health/ready").status_code == 200
+
+    wait_for(is_ready, seconds=PATIENCE_S, what="ready again")
 
 
 def test_a_request_without_postgres_is_unavailable_and_comes_again(fragile: Stack, ada: Client) -> None:
