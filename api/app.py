@@ -32,6 +32,7 @@ from api.middleware.rate_limit import RateLimit
 from api.middleware.security_headers import SecurityHeaders
 from api.semantics import Semantics
 from infrastructure.logs import configure_logging
+from infrastructure.memory import relieve_collector
 from infrastructure.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         await services.open()
         try:
             async with metrics.pushing(chosen) as services.metrics:
+                relieve_collector()
                 yield
         finally:
             await services.close()

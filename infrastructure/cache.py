@@ -36,18 +36,22 @@ return 1
 """)
 
 
-# One script for all keys: a pipeline of a thousand SETs costs the client ten times as much.
+# KEYS: the ledger's seq. ARGV: what all its views begin with, their names, one a line, the tombstone, and more. The
+# names come in one argument because packing a thousand arguments costs the client more than all the rest.
 BAR: Final = """
-for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1], 'PX', ARGV[2]) end
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+for what in string.gmatch(ARGV[2], '[^\\n]+') do redis.call('SET', ARGV[1] .. what, ARGV[3], 'PX', ARGV[4]) end
 """
 
 # Values and leases go as well as the turn's own tombstone: where that was lost (FLUSHALL, eviction, a Redis that was
 # not there in time), they may be older than the commit.
 OPEN: Final = """
-for _, key in ipairs(KEYS) do
+local function open(key)
     local slot = redis.call('GET', key)
-    if slot and (slot == ARGV[1] or string.sub(slot, 1, 2) ~= 'X:') then redis.call('DEL', key) end
+    if slot and (slot == ARGV[3] or string.sub(slot, 1, 2) ~= 'X:') then redis.call('DEL', key) end
 end
+open(KEYS[1])
+for what in string.gmatch(ARGV[2], '[^\\n]+') do open(ARGV[1] .. what) end
 """
 
 # KEYS: slots. ARGV: epoch, then for each slot the seq of the last event that changed it. Removes values read before
@@ -83,8 +87,7 @@ def list_key(ledger: str, seq: str, tail: str) -> str:
 
 async def begin_write(redis: Redis, ledger: str, views: Sequence[str], turn: str) -> None:
     """Bars `views` and the ledger's seq from being served or filled. Call it before the commit that changes them."""
-    keys = _keys(ledger, views)
-    await redis.eval(BAR, len(keys), *keys, TOMBSTONE + turn.encode(), TOMBSTONE_MS)
+    await redis.eval(BAR, 1, *_slots(ledger, views, turn), TOMBSTONE_MS)
 
 
 def end_write(pipe: Any, ledger: str, views: Sequence[str], turn: str) -> None:
@@ -92,12 +95,11 @@ def end_write(pipe: Any, ledger: str, views: Sequence[str], turn: str) -> None:
 
     Of the tombstones only the turn's own go: the next turn may have put its own meanwhile, and not have committed yet.
     """
-    keys = _keys(ledger, views)
-    pipe.eval(OPEN, len(keys), *keys, TOMBSTONE + turn.encode())
+    pipe.eval(OPEN, 1, *_slots(ledger, views, turn))
 
 
-def _keys(ledger: str, views: Sequence[str]) -> list[str]:
-    return [seq_key(ledger), *(view_key(ledger, what) for what in views)]
+def _slots(ledger: str, views: Sequence[str], turn: str) -> tuple[str, str, str, bytes]:
+    return seq_key(ledger), view_key(ledger, ""), "\n".join(views), TOMBSTONE + turn.encode()
 
 
 async def heal(redis: Redis, ledger: str, epoch: int, changed: Mapping[str, int], seq: int) -> None:

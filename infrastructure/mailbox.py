@@ -31,7 +31,9 @@ WHERE postings <= $3 OR postings = weight
 ORDER BY position
 """
 
-WAITING: Final = "SELECT EXISTS (SELECT FROM commands WHERE actor = $1 AND status = 'accepted')"
+WAITING: Final = """
+SELECT count(*) FROM (SELECT FROM commands WHERE actor = $1 AND status = 'accepted' LIMIT $2) AS next
+"""
 
 MARK: Final = "SELECT turn, width, attempts, suspect_position, running FROM turn_marks WHERE actor = $1"
 
@@ -124,9 +126,10 @@ async def pending(db: Db, actor: str, limit: int, postings: int) -> list[Record]
     return list(await db.fetch(PENDING, actor, limit, postings))
 
 
-async def waiting(db: Db, actor: str) -> bool:
-    """Whether the mailbox holds anything. Needs no lock."""
-    return bool(await db.fetchval(WAITING, actor))
+async def waiting(db: Db, actor: str, most: int) -> int:
+    """How many commands the mailbox holds; the count ends at `most`. Needs no lock."""
+    counted: int = await db.fetchval(WAITING, actor, most)
+    return counted
 
 
 async def set_mark(db: Db, actor: str, mark: Mark) -> None:

@@ -7,7 +7,6 @@ connections live as long as the process.
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Coroutine
 from contextvars import copy_context
 from typing import Any, Final, TypeVar
@@ -19,6 +18,7 @@ from celery.signals import worker_process_init, worker_process_shutdown
 from redis.asyncio import Redis
 
 from infrastructure.logs import configure_logging
+from infrastructure.memory import relieve_collector
 from infrastructure.postgres import open_pool
 from infrastructure.processes import die_with_parent
 from infrastructure.redis import open_redis
@@ -77,9 +77,7 @@ def _start(**_: object) -> None:
     die_with_parent()
     configure_logging(load())
     runtime()
-    # A turn makes many thousand objects, none of them in cycles: the collector need not look at each few hundred.
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
+    relieve_collector()
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]

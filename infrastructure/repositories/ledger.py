@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -28,9 +27,10 @@ FROM users LEFT JOIN grants ON grants.user_id = users.id AND grants.ledger = $1
 WHERE users.id = ANY ($2::uuid[]) AND users.status = 'active'
 """
 
+# Money comes and goes as text: int() of it costs a fifth of what the driver's Decimals do.
 ACCOUNTS: Final = """
-SELECT name, currency, scale, type, min_balance, max_balance, metadata, opened_at, version, status,
-    posted_debits, posted_credits, pending_debits, pending_credits
+SELECT name, currency, scale, type, min_balance::text, max_balance::text, metadata, opened_at, version, status,
+    posted_debits::text, posted_credits::text, pending_debits::text, pending_credits::text
 FROM accounts WHERE ledger = $1 AND name = ANY ($2::text[])
 """
 
@@ -56,8 +56,9 @@ SELECT $1, * FROM unnest($2::text[], $3::text[], $4::smallint[], $5::text[], $6:
 COUNT_ACCOUNTS: Final = "UPDATE ledgers SET accounts = accounts + $2 WHERE id = $1"
 
 MOVE_ACCOUNTS: Final = """
-UPDATE accounts SET posted_debits = moved.debits, posted_credits = moved.credits, version = moved.version
-FROM unnest($2::text[], $3::numeric[], $4::numeric[], $5::bigint[]) AS moved (name, debits, credits, version)
+UPDATE accounts SET posted_debits = moved.debits::numeric, posted_credits = moved.credits::numeric,
+    version = moved.version
+FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) AS moved (name, debits, credits, version)
 WHERE accounts.ledger = $1 AND accounts.name = moved.name
 """
 
@@ -149,8 +150,8 @@ def _account(row: Record) -> Account:
     )
 
 
-def _minor(value: Decimal | None) -> int | None:
-    return None if value is None else int(value)
+def _minor(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 async def _create(db: Db, profile: Profile) -> None:
@@ -190,8 +191,8 @@ async def _save_accounts(db: Db, ledger: Ledger) -> None:
             MOVE_ACCOUNTS,
             ledger.id,
             [account.name for account in moved],
-            [account.posted_debits for account in moved],
-            [account.posted_credits for account in moved],
+            [str(account.posted_debits) for account in moved],
+            [str(account.posted_credits) for account in moved],
             [account.version for account in moved],
         )
 

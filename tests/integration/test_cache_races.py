@@ -25,7 +25,7 @@ from api import queries
 from api.app import create_app
 from infrastructure import cache as cache_module
 from infrastructure import projections
-from infrastructure.cache import Cache
+from infrastructure.cache import Cache, seq_key, view_key
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings
 from tests.journals import on_a_loop
@@ -255,7 +255,7 @@ def remove_anybodys_tombstone(monkeypatch: Patch) -> None:
     """A turn's end also opens what the next turn has barred."""
 
     def end_write(pipe: Any, ledger: str, views: Any, _turn: str) -> None:
-        pipe.delete(*cache_module._keys(ledger, views))
+        pipe.delete(seq_key(ledger), *(view_key(ledger, what) for what in views))
 
     monkeypatch.setattr(cache_module, "end_write", end_write)
 
