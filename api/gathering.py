@@ -79,17 +79,11 @@ class Gatherer(Generic[T, R]):
         while self._waiting:
             taken = self._take()
             try:
-                answers = await self._flush([item for item, _, _ in taken])
+                _settle(taken, await self._flush([item for item, _, _ in taken]))
             except Exception as error:
+                # first of all, whoever waits is told
+                _settle(taken, [_failure(error)] * len(taken))
                 log.warning("flush_failed", items=len(taken), exc_info=error)
-                answers = [_failure(error) for _ in taken]
-            for (_, _, future), answer in zip(taken, answers, strict=True):
-                if future.done():
-                    continue
-                if isinstance(answer, Exception):
-                    future.set_exception(answer)
-                else:
-                    future.set_result(answer)
 
     def _take(self) -> list[tuple[T, int, asyncio.Future[R]]]:
         taken = [self._waiting.popleft()]
@@ -99,6 +93,16 @@ class Gatherer(Generic[T, R]):
             weight += taken[-1][1]
         self._weight -= weight
         return taken
+
+
+def _settle(taken: Sequence[tuple[T, int, asyncio.Future[R]]], answers: Sequence[R | Exception]) -> None:
+    for (_, _, future), answer in zip(taken, answers, strict=True):
+        if future.done():
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
 
 
 def _failure(error: Exception) -> Exception:

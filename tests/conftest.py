@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shutil
 import subprocess
@@ -34,11 +35,21 @@ def temporary_state() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def plain_logs() -> None:
-    """What is logged before anything configures logging: short. structlog's own choice draws frames, slowly."""
+@pytest.fixture(autouse=True)
+def plain_logs() -> Iterator[None]:
+    """What is logged before anything configures logging: short. structlog's own choice draws frames, slowly.
+
+    An application that a test makes configures logging for the process, onto the output of that test; what comes
+    after it must not write there.
+    """
     renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.reset_defaults()
     structlog.configure(processors=[structlog.processors.add_log_level, renderer])
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -152,6 +152,7 @@ async def test_a_fill_outlives_whoever_began_it(servers: Addresses) -> None:
 async def test_readers_and_writers_racing_see_nothing_older_than_was_acknowledged(servers: Addresses) -> None:
     async with open_cache(servers.redis_url) as (cache, client):
         current = acknowledged = 0
+        hits: list[bool] = []
 
         async def read_store() -> bytes | None:
             value = current
@@ -161,7 +162,10 @@ async def test_readers_and_writers_racing_see_nothing_older_than_was_acknowledge
 
         async def keep_writing() -> None:
             nonlocal current, acknowledged
-            for _ in range(200):
+            for number in range(200):
+                # now and then somebody gets to fill the slot, and others to read it
+                while number % 10 == 9 and sum(hits) < number:
+                    await asyncio.sleep(0)
                 await begin_write(client, "acme", ["account:a"], "t1")
                 current += 1
                 async with client.pipeline(transaction=False) as pipe:
@@ -169,25 +173,22 @@ async def test_readers_and_writers_racing_see_nothing_older_than_was_acknowledge
                     await pipe.execute()
                 acknowledged = current
 
-        async def keep_reading(cache: Cache) -> int:
-            hits = 0
+        async def keep_reading(cache: Cache) -> None:
             while acknowledged < 200:
                 floor = acknowledged
                 try:
                     slot = await cache.get(KEY)
                 except RedisUnavailable:
                     slot = None
-                hits += slot is not None
+                hits.append(slot is not None)
                 slot = slot or await cache.fill(KEY, read_store, 60)
                 assert slot is not None
                 assert int(slot[2:]) >= floor
-            return hits
 
         other = SharedRedis(servers.redis_url)
         readers = [keep_reading(reader) for reader in (cache, cache, cache, Cache(other))]
-        _, *hits = await asyncio.gather(keep_writing(), *readers)
+        await asyncio.gather(keep_writing(), *readers)
         await other.close()
-        assert any(hits)
 
 
 @on_a_loop
