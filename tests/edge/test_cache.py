@@ -164,7 +164,7 @@ async def test_readers_and_writers_racing_see_nothing_older_than_was_acknowledge
             nonlocal current, acknowledged
             for number in range(200):
                 # now and then somebody gets to fill the slot, and others to read it
-                while number % 10 == 9 and sum(hits) < number:
+                while number % 10 == 9 and sum(hits) < number:  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 await begin_write(client, "acme", ["account:a"], "t1")
                 current += 1
