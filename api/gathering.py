@@ -48,6 +48,8 @@ class Gatherer(Generic[T, R]):
         self._waiting: deque[tuple[T, int, asyncio.Future[R]]] = deque()
         self._weight = 0
         self._flushing: set[asyncio.Task[None]] = set()
+        # counted apart from the tasks: one that has seen that nothing waits is still among them for a moment
+        self._active = 0
 
     async def ask(self, item: T) -> R:
         """What `flush` answers for the item; an exception among the answers is raised.
@@ -70,20 +72,26 @@ class Gatherer(Generic[T, R]):
             await asyncio.wait(self._flushing)
 
     def _start(self) -> None:
-        if len(self._flushing) < self._at_once:
+        if self._active < self._at_once:
+            self._active += 1
             task = asyncio.create_task(self._run())
             self._flushing.add(task)
             task.add_done_callback(self._flushing.discard)
 
     async def _run(self) -> None:
-        while self._waiting:
-            taken = self._take()
-            try:
-                _settle(taken, await self._flush([item for item, _, _ in taken]))
-            except Exception as error:
-                # first of all, whoever waits is told
-                _settle(taken, [_failure(error)] * len(taken))
-                log.warning("flush_failed", items=len(taken), exc_info=error)
+        try:
+            while self._waiting:
+                await self._flush_some(self._take())
+        finally:
+            self._active -= 1
+
+    async def _flush_some(self, taken: Sequence[tuple[T, int, asyncio.Future[R]]]) -> None:
+        try:
+            _settle(taken, await self._flush([item for item, _, _ in taken]))
+        except Exception as error:
+            # first of all, whoever waits is told
+            _settle(taken, [_failure(error)] * len(taken))
+            log.warning("flush_failed", items=len(taken), exc_info=error)
 
     def _take(self) -> list[tuple[T, int, asyncio.Future[R]]]:
         taken = [self._waiting.popleft()]

@@ -122,6 +122,9 @@ class _Link(asyncio.Protocol):
             self._transport.abort()
 
     def send(self, command: tuple[Any, ...]) -> asyncio.Future[Any]:
+        if not self.alive:
+            # lost between its greeting and its first use: nobody would ever answer
+            raise RedisUnavailable("Redis closed the connection.")
         if len(self._waiting) >= MOST_WAITING:
             raise RedisUnavailable("Too many commands wait for Redis.")
         future: asyncio.Future[Any] = self._loop.create_future()

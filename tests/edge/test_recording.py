@@ -124,6 +124,18 @@ async def test_who_is_cancelled_is_flushed_all_the_same() -> None:
     assert (await asked[0], await asked[2]) == (0, 2)
 
 
+@on_a_loop
+async def test_who_asks_as_the_last_flush_ends_is_flushed_too() -> None:
+    flushes = Flushes()
+    gatherer: Gatherer[int, int] = Gatherer(flushes, most=5, backlog=10, at_once=1)  # type: ignore[arg-type]
+    first = asyncio.create_task(gatherer.ask(1))
+    await turns_of_the_loop()
+    # in one turn of the loop: the flush is answered and ends, then the other asks
+    flushes.go.set()
+    second = asyncio.create_task(gatherer.ask(2))
+    assert await asyncio.wait_for(asyncio.gather(first, second), 5) == [1, 2]
+
+
 # -- mailbox limits ---------------------------------------------------------------------------------------------------
 
 
