@@ -76,7 +76,8 @@ BURY: Final = """
 UPDATE commands SET status = 'failed', finished_at = clock_timestamp(), attempts = $2, problem = $3 WHERE id = $1
 """
 
-# A loose index scan: one step per actor with pending commands, however deep its mailbox is.
+# A loose index scan: one step per actor with pending commands, however deep its mailbox is. It looks further than it
+# answers, or as many busy actors, whom nobody needs to ring for, would hide all those behind them.
 OVERDUE: Final = """
 WITH RECURSIVE waiting AS (
     (SELECT actor, accepted_at FROM commands WHERE status = 'accepted' ORDER BY actor, position LIMIT 1)
@@ -86,9 +87,13 @@ WITH RECURSIVE waiting AS (
         WHERE status = 'accepted' AND commands.actor > waiting.actor ORDER BY actor, position LIMIT 1
     ) AS following
 )
-SELECT actor FROM (SELECT * FROM waiting LIMIT $2) AS bounded
+SELECT actor FROM (SELECT * FROM waiting LIMIT $3) AS bounded
 WHERE accepted_at < clock_timestamp() - make_interval(secs => $1::int / 1000.0)
+ORDER BY accepted_at LIMIT $2
 """
+
+MOST_LOOKED_AT: Final = 10_000
+"""Actors with pending commands, by name, among whom a sweep finds the overdue ones."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -180,5 +185,5 @@ async def bury(db: Db, command: UUID, attempts: int, refusal: Refusal) -> None:
 
 
 async def overdue(db: Db, older_than_ms: int, limit: int) -> list[str]:
-    """Actors whose oldest pending command has waited longer than `older_than_ms`, among the first `limit` by name."""
-    return [row["actor"] for row in await db.fetch(OVERDUE, older_than_ms, limit)]
+    """Actors whose oldest pending command has waited longer than `older_than_ms`, the longest first, up to `limit`."""
+    return [row["actor"] for row in await db.fetch(OVERDUE, older_than_ms, limit, MOST_LOOKED_AT)]

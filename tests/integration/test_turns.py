@@ -688,3 +688,21 @@ async def test_no_mark_no_turn(desk: Desk, monkeypatch: Patch) -> None:
             await desk.take()
     assert decided == []
     assert await desk.take() is Result.DONE
+
+
+PENDING_SINCE = """
+INSERT INTO commands (id, actor, position, kind, status, payload, principal, correlation_id, accepted_at)
+VALUES ($1, $2, nextval('daybook_position'), 'post_transaction', 'accepted', '', $1, 'c-1', $3)
+"""
+
+
+@at_a_desk
+async def test_sweeps_find_who_waits_longest_behind_others_who_do_not(desk: Desk) -> None:
+    undone = desk.db.transaction()
+    await undone.start()
+    try:
+        await desk.db.execute(PENDING_SINCE, uuid4(), "ledger:", datetime.now(UTC))
+        await desk.db.execute(PENDING_SINCE, uuid4(), "ledger:~~", datetime(2000, 1, 1, tzinfo=UTC))
+        assert await mailbox.overdue(desk.db, 2_000, 1) == ["ledger:~~"]
+    finally:
+        await undone.rollback()
