@@ -445,7 +445,7 @@ class _Entry:
         if replay is not None:
             return Receipt(replay=replay)
         jobs = tuple(self.older.get(draft.id, draft.id) for draft in self.group[number].drafts)
-        return Receipt(jobs, accepted_at)
+        return Receipt(jobs, accepted_at if self.fresh(number) else None)
 
 
 async def _take_keys(db: Db, entry: _Entry) -> None:
