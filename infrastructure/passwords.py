@@ -1,18 +1,15 @@
-"""Passwords: argon2id in threads, two at once, so that logins can neither stall the event loop nor take all memory."""
+"""Passwords: argon2id, verified in threads, two at once: logins can neither stall the event loop nor fill memory."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from domain.errors import InfrastructureError
-
-T = TypeVar("T")
 
 AT_ONCE: Final = 2
 MOST_WAITING: Final = 64
@@ -39,28 +36,21 @@ def matches(password_hash: str | None, password: str) -> bool:
 
 
 class Passwords:
-    """Hashes and verifies beside the event loop."""
+    """Verifies beside the event loop."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="argon2")
         self._waiting = 0
 
-    async def hash(self, password: str) -> str:
-        """See `hash_password`. Raises InfrastructureError when too many are waiting."""
-        return await self._run(lambda: hash_password(password))
-
     async def matches(self, password_hash: str | None, password: str) -> bool:
         """See `matches`. Raises InfrastructureError when too many are waiting."""
-        return await self._run(lambda: matches(password_hash, password))
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _run(self, work: Callable[[], T]) -> T:
         if self._waiting >= MOST_WAITING:
             raise InfrastructureError("Too many logins at once.")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, matches, password_hash, password)
         finally:
             self._waiting -= 1
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
