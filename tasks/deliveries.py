@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 import structlog
-from celery.signals import worker_process_init, worker_process_shutdown
+from celery.signals import worker_process_init
 from redis.exceptions import RedisError
 
 from infrastructure import journal
@@ -29,6 +29,7 @@ def deliveries() -> Deliveries:
         process = runtime()
         subscribers = build(process.settings, process.pool, process.redis)
         _deliveries = Deliveries(process.pool, subscribers, meter, process.settings.turn_time_ms)
+        process.close_with(_deliveries.close)
     return _deliveries
 
 
@@ -76,11 +77,3 @@ async def _register_subscribers() -> list[str]:
         except asyncpg.PostgresError as error:
             log.warning("subscribers_not_registered", error=str(error))
             return []
-
-
-@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
-def _close(**_: object) -> None:
-    global _deliveries
-    if _deliveries is not None:
-        runtime().run(_deliveries.close())
-        _deliveries = None

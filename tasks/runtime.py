@@ -7,7 +7,7 @@ connections live as long as the process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
@@ -45,6 +45,11 @@ class Runtime:
         )
         self.redis: Final[Redis] = open_redis(settings)
         self.doorbell: Final = Doorbell(settings)
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+
+    def close_with(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Has something that was made on this loop closed before the connections are."""
+        self._closers.append(closer)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on this process's loop, with the caller's context: what is bound to the log reaches it."""
@@ -56,6 +61,8 @@ class Runtime:
         self._runner.close()
 
     async def _disconnect(self) -> None:
+        for closer in self._closers:
+            await closer()
         await self.redis.aclose()
         await self.marks.close()
         await self.pool.close()
