@@ -50,7 +50,8 @@ UPDATE turn_marks SET running = false, width = $2, attempts = 0, suspect_positio
 """
 
 ACQUIT: Final = """
-UPDATE turn_marks SET running = false, attempts = attempts - 1 WHERE actor = $1 AND turn = $2
+UPDATE turn_marks SET running = false, attempts = attempts - 1, width = greatest(1, width / $3)
+WHERE actor = $1 AND turn = $2
 """
 
 JOURNAL_COLUMNS: Final = ("actor", "seq", "epoch", "hash", "event")
@@ -150,9 +151,9 @@ async def narrow_mark(db: Db, actor: str, width: int, suspect_position: int) -> 
     await db.execute(NARROW_MARK, actor, width, suspect_position)
 
 
-async def acquit(db: Db, actor: str, turn: UUID) -> None:
-    """Takes back a turn's mark: what ended it was no fault of its commands."""
-    await db.execute(ACQUIT, actor, turn)
+async def acquit(db: Db, actor: str, turn: UUID, narrow_by: int = 1) -> None:
+    """Takes back a turn's mark: what ended it was no fault of its commands. The next one is so many times narrower."""
+    await db.execute(ACQUIT, actor, turn, narrow_by)
 
 
 async def append_journal(db: Db, links: Sequence[Link]) -> None:

@@ -140,8 +140,10 @@ class Turns:
             log.error("turn_broken", actor=actor, exc_info=broken.__cause__)
             meter.count(TURNS, _type_of(actor), Result.BROKEN.value)
             return Result.BROKEN
-        except OUTSIDE:
-            await self._acquit(actor, turn)
+        except OUTSIDE as error:
+            # nobody's fault, but perhaps too much at once: what ran out of time is tried with half as many
+            late = isinstance(error, (TimeoutError, asyncpg.QueryCanceledError))
+            await self._acquit(actor, turn, narrow_by=2 if late else 1)
             raise
 
     async def _take(self, db: Db, actor: str, turn: UUID) -> Result | Finished:
@@ -208,11 +210,11 @@ class Turns:
             await mailbox.advance(db, before, decision, now)
         await mailbox.finish(db, decision.outcomes, now, attempts)
 
-    async def _acquit(self, actor: str, turn: UUID) -> None:
+    async def _acquit(self, actor: str, turn: UUID, narrow_by: int) -> None:
         """Takes the mark back as soon as Postgres answers again; if it does not, the turn counts as broken."""
         for pause_s in ACQUIT_PAUSES_S:
             try:
-                await mailbox.acquit(self.mark_pool, actor, turn)
+                await mailbox.acquit(self.mark_pool, actor, turn, narrow_by)
                 return
             except OUTSIDE:
                 await asyncio.sleep(pause_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 import secrets
 import subprocess
@@ -20,7 +21,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from tests.stack import Stack
 
-BANK: Final = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bank" / "transactions.csv"
+BANK: Final = Path(__file__).resolve().parents[1] / "data" / "bank-transactions.csv.gz"
 ROWS: Final = 23_976
 LEDGER: Final = "bank"
 TOPIC: Final = "daybook.ledger.events"
@@ -69,20 +70,26 @@ def daybook(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def import_bank(stack: Stack, mapping: Path) -> str:
+def import_bank(stack: Stack, bank: Path, mapping: Path) -> str:
     """Imports the file; what was printed, with single spaces. Fails unless every row is posted."""
     connection = str(stack.state / "connection.json")
     options = ("--ledger", LEDGER, "--create-ledger", "--mapping", str(mapping), "--connection", connection)
-    done = daybook(stack, "import", str(BANK), *options)
+    done = daybook(stack, "import", str(bank), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     return " ".join(done.stdout.split())
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
-    """The file's rows. Without the file there is nothing to test against, which is a failure."""
-    assert BANK.exists(), f"{BANK} is missing: the bank's transactions belong beside the repository"
-    with BANK.open(newline="") as file:
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bank's transactions: see tests/data/README.md."""
+    path = tmp_path_factory.mktemp("bank") / "transactions.csv"
+    path.write_bytes(gzip.decompress(BANK.read_bytes()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(bank: Path) -> list[Row]:
+    with bank.open(newline="") as file:
         found = list(csv.DictReader(file))
     assert len(found) == ROWS
     return found
@@ -96,9 +103,9 @@ def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def summary(stack: Stack, rows: list[Row], mapping: Path) -> str:
+def summary(stack: Stack, bank: Path, rows: list[Row], mapping: Path) -> str:
     """What the import said, which everything else here looks at the outcome of."""
-    return import_bank(stack, mapping)
+    return import_bank(stack, bank, mapping)
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +194,9 @@ def test_verify_is_content(stack: Stack, summary: str) -> None:
 
 
 def test_a_second_run_posts_nothing_twice_and_says_so(
-    stack: Stack, client: httpx.Client, journal: list[Line], mapping: Path
+    stack: Stack, client: httpx.Client, journal: list[Line], bank: Path, mapping: Path
 ) -> None:
-    assert import_bank(stack, mapping) == f"posted now 0 posted earlier {ROWS:,} accounts opened 0 refused 0"
+    assert import_bank(stack, bank, mapping) == f"posted now 0 posted earlier {ROWS:,} accounts opened 0 refused 0"
     assert client.get(f"/v1/ledgers/{LEDGER}").raise_for_status().json()["seq"] == len(journal)
 
 

@@ -655,6 +655,29 @@ async def test_attempts_made_before_the_line_was_lost_still_count(desk: Desk, mo
 
 
 @at_a_desk
+async def test_what_ran_out_of_time_is_nobodys_fault_and_tried_with_half(desk: Desk, monkeypatch: Patch) -> None:
+    save = ledgers.save
+
+    async def slow_when_wide(db: Any, ledger: Any, links: Any, now: Any) -> None:
+        if len(links) > 2:
+            await db.execute("SET LOCAL statement_timeout = 20")
+            await db.execute("SELECT pg_sleep(30)")
+        await save(db, ledger, links, now)
+
+    monkeypatch.setattr(ledgers, "save", slow_when_wide)
+    ids = await desk.accept(*[pay() for _ in range(8)])
+    late = 0
+    while "accepted" in await desk.statuses(ids):
+        try:
+            await desk.take()
+        except asyncpg.QueryCanceledError:
+            late += 1
+        assert late < 8
+    assert await desk.statuses(ids) == ["succeeded"] * 8
+    assert {outcome.attempts for outcome in await desk.outcomes(ids)} == {1}
+
+
+@at_a_desk
 async def test_a_commit_whose_answer_was_lost_is_not_repeated(desk: Desk, monkeypatch: Patch) -> None:
     original = asyncpg.transaction.Transaction.__aexit__
 

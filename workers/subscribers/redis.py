@@ -26,6 +26,7 @@ APPEND: Final = """
 for i = 3, #ARGV, 2 do
     local reply = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], ARGV[i], 'event', ARGV[i + 1])
     if type(reply) == 'table' and reply.err and not string.find(reply.err, 'equal or smaller', 1, true) then
+        redis.call('EXPIRE', KEYS[1], ARGV[2])
         return redis.error_reply(reply.err)
     end
 end
