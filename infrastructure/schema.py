@@ -60,6 +60,8 @@ users = Table(
     Column("roles", ARRAY(Text), nullable=False),
     Column("status", Text, nullable=False, server_default="active"),
     Column("created_at", TIME, nullable=False, server_default=text("now()")),
+    # the last seq of the user's journal that changed it
+    Column("version", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("status IN ('active', 'disabled')", name="status"),
 )
 
@@ -69,6 +71,46 @@ credentials = Table(
     Column("user_id", Uuid, ForeignKey("users.id"), primary_key=True),
     Column("password_hash", Text, nullable=False),
     Column("changed_at", TIME, nullable=False, server_default=text("now()")),
+)
+
+# A password on its way: written with the command that brings it, taken over when the command applies. Commands, events
+# and logs never hold one.
+pending_credentials = Table(
+    "pending_credentials",
+    metadata,
+    Column("command", Uuid, primary_key=True),
+    Column("user_id", Uuid, nullable=False, index=True),
+    Column("password_hash", Text, nullable=False),
+)
+
+# Keys that sign access tokens, sealed under the secret key. A retired one verifies until its tokens have expired.
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("kid", Text, primary_key=True),
+    Column("algorithm", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("public_key", LargeBinary),
+    Column("created_at", TIME, nullable=False, server_default=text("now()")),
+    Column("retired_at", TIME),
+    CheckConstraint("algorithm IN ('HS256', 'EdDSA')", name="algorithm"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("user_id", Uuid, ForeignKey("users.id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("prefix", Text, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False, unique=True),
+    Column("scopes", ARRAY(Text), nullable=False),
+    # null: every ledger that its owner was granted
+    Column("ledgers", ARRAY(Text)),
+    Column("created_at", TIME, nullable=False, server_default=text("now()")),
+    Column("expires_at", TIME),
+    Column("last_used_at", TIME),
+    Column("revoked_at", TIME),
 )
 
 # A session is a family of refresh tokens: token number `generation` is the only one that rotates.
@@ -85,6 +127,7 @@ sessions = Table(
     Column("end_reason", Text),
     Column("address", Text),
     Column("user_agent", Text),
+    Column("last_used_at", TIME, nullable=False, server_default=text("now()")),
 )
 
 grants = Table(

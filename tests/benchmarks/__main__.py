@@ -18,6 +18,7 @@ import uvloop
 from rich.console import Console
 
 from tests.benchmarks import bare, machine, per_task, product, report
+from tests.benchmarks.pgledger import Pgledger, pgledger
 from tests.benchmarks.product import Daybook
 from tests.benchmarks.reference import Reference, reference
 from tests.conftest import temporary_state
@@ -52,11 +53,18 @@ class Bench:
 
     daybook: Daybook
     reference: Reference
+    pgledger: Pgledger | None
     sizes: Sizes
 
     async def reference_of(self, accounts: int) -> Taken:
         found = await asyncio.to_thread(self.reference.rate, accounts, self.sizes.seconds)
-        return {f"reference, {accounts} accounts": found}
+        return {f"floor, {accounts} accounts": found}
+
+    async def pgledger_of(self, accounts: int) -> Taken:
+        if self.pgledger is None:
+            return {}
+        found = await asyncio.to_thread(self.pgledger.rate, accounts, self.sizes.seconds)
+        return {f"pgledger, {accounts} accounts": found}
 
     async def bulk_of(self, accounts: int) -> Taken:
         return {f"bulk, {accounts} accounts": await product.bulk(self.daybook, accounts, self.sizes.bulk)}
@@ -84,11 +92,13 @@ Measurement = Callable[[Bench], Awaitable[Taken]]
 
 # What is divided by one another is measured side by side.
 MEASUREMENTS: Final[dict[str, Measurement]] = {
-    "reference": lambda bench: bench.reference_of(2),
+    "floor": lambda bench: bench.reference_of(2),
+    "pgledger": lambda bench: bench.pgledger_of(2),
     "bulk": lambda bench: bench.bulk_of(2),
     "single": lambda bench: bench.single_of(2),
     "tasks": lambda bench: bench.tasks(),
-    "reference-1000": lambda bench: bench.reference_of(1_000),
+    "floor-1000": lambda bench: bench.reference_of(1_000),
+    "pgledger-1000": lambda bench: bench.pgledger_of(1_000),
     "bulk-1000": lambda bench: bench.bulk_of(1_000),
     "single-1000": lambda bench: bench.single_of(1_000),
     "awaited": lambda bench: bench.awaited(),
@@ -110,8 +120,11 @@ async def _run(stack: Stack, chosen: argparse.Namespace, console: Console) -> di
     sizes = Sizes.quick() if chosen.quick else Sizes()
     async with AsyncExitStack() as exits:
         database = exits.enter_context(reference(stack.connection["database_url"]))
+        peer = None
+        if chosen.pgledger is not None:
+            peer = exits.enter_context(pgledger(stack.connection["database_url"], chosen.pgledger))
         daybook = await exits.enter_async_context(product.connected(stack, keys=chosen.keys))
-        bench = Bench(daybook, database, sizes)
+        bench = Bench(daybook, database, peer, sizes)
         for number in range(chosen.rounds):
             for name in chosen.only or MEASUREMENTS:
                 console.log(f"round {number + 1} of {chosen.rounds}: {name}")
@@ -135,6 +148,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured, in turns")
     parser.add_argument("--quick", action="store_true", help="less of everything: to see that it runs, not to compare")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, help="these measurements alone")
+    parser.add_argument(
+        "--pgledger", type=Path, metavar="CHECKOUT", help="measure pgledger, too: the targets' reference"
+    )
     parser.add_argument("--keys", action="store_true", help="send every transfer with an idempotency key")
     chosen = parser.parse_args()
     facts = {**machine.facts(), "rounds": chosen.rounds, "quick": chosen.quick, "idempotency_keys": chosen.keys}

@@ -1,4 +1,8 @@
-"""The reference: one row-locked SQL function call a transfer, sixteen connections of pgbench, a database of its own."""
+"""The floor: the leanest row-locked SQL function a transfer, sixteen connections of pgbench, a database of its own.
+
+It keeps less than any ledger does (no events, no idempotency, no foreign keys), so it bounds what a ledger of SQL
+functions could reach on this machine. The reference of the targets is a ledger: tests/benchmarks/pgledger.py.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ SELECT transfer('wallets:' || :debited, 'wallets:' || :other, 100);
 """
 
 
-def _psql(url: str, sql: str) -> str:
+def psql(url: str, sql: str) -> str:
     command = [str(postgres_binaries() / "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -39,7 +43,7 @@ class Reference:
 
     def fund(self, accounts: int) -> None:
         """Starts afresh with so many accounts, each with funds and a minimum of zero."""
-        _psql(
+        psql(
             self.url,
             "TRUNCATE accounts, transfers, entries; INSERT INTO accounts (name, credits, min_balance) "
             f"SELECT 'wallets:' || number, {_FUNDS}, 0 FROM generate_series(1, {accounts}) AS number; ANALYZE accounts",
@@ -48,31 +52,47 @@ class Reference:
     def rate(self, accounts: int, seconds: int) -> dict[str, float]:
         """Transfers a second, and their mean latency in milliseconds."""
         self.fund(accounts)
-        with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-            script.write(_ONE_OF_TWO)
-            script.flush()
-            command = [str(postgres_binaries() / "pgbench"), "-n", "-M", "prepared", "-c", str(CONNECTIONS), "-j", "1"]
-            command += ["-T", str(seconds), "-D", f"accounts={accounts}", "-f", script.name, self.url]
-            printed = subprocess.run(command, check=True, capture_output=True, text=True, env=_environment()).stdout
-        failed = int(_found(r"number of failed transactions: (\d+)", printed))
-        if failed:
-            raise RuntimeError(f"{failed} transfers of the reference failed")
-        return {
-            "rate": _found(r"tps = ([\d.]+) \(without", printed),
-            "mean_ms": _found(r"latency average = ([\d.]+) ms", printed),
-        }
+        return rate(self.url, _ONE_OF_TWO, accounts, seconds)
 
 
 @contextmanager
 def reference(server_url: str) -> Iterator[Reference]:
     """Makes the database on the server, and drops it at the end."""
-    _psql(server_url, f"CREATE DATABASE {_NAME}")
-    url = urlsplit(server_url)._replace(path=f"/{_NAME}").geturl()
-    try:
-        _psql(url, _SCHEMA.read_text())
+    with database(server_url, _NAME, _SCHEMA.read_text()) as url:
         yield Reference(url)
+
+
+@contextmanager
+def database(server_url: str, name: str, *schemas: str) -> Iterator[str]:
+    """A database on the server, with these schemas, for the length of a `with`; its address."""
+    psql(server_url, f"CREATE DATABASE {name}")
+    url = urlsplit(server_url)._replace(path=f"/{name}").geturl()
+    try:
+        for schema in schemas:
+            psql(url, schema)
+        yield url
     finally:
-        _psql(server_url, f"DROP DATABASE {_NAME} WITH (FORCE)")
+        psql(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def rate(url: str, transaction: str, accounts: int, seconds: int) -> dict[str, float]:
+    """Runs a pgbench script against the database: transactions a second, and their mean latency in milliseconds.
+
+    Raises RuntimeError when one of them failed.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+        script.write(transaction)
+        script.flush()
+        command = [str(postgres_binaries() / "pgbench"), "-n", "-M", "prepared", "-c", str(CONNECTIONS), "-j", "1"]
+        command += ["-T", str(seconds), "-D", f"accounts={accounts}", "-f", script.name, url]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True, env=_environment()).stdout
+    failed = int(_found(r"number of failed transactions: (\d+)", printed))
+    if failed:
+        raise RuntimeError(f"{failed} transfers of {transaction} failed")
+    return {
+        "rate": _found(r"tps = ([\d.]+) \(without", printed),
+        "mean_ms": _found(r"latency average = ([\d.]+) ms", printed),
+    }
 
 
 def _found(pattern: str, printed: str) -> float:

@@ -1,4 +1,4 @@
--- The reference: double-entry transfers in plain Postgres, as one would write them well by hand. One call, one commit.
+-- The floor: double-entry transfers in plain Postgres, as lean as one could write them by hand. One call, one commit.
 -- A transfer has what a transaction of Daybook has: an id that grows with time, a unique reference, metadata and two
 -- times; accounts have names and limits, and an entry the balance it led to. There are no events.
 

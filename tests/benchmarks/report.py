@@ -51,10 +51,13 @@ class Target:
 
 
 TARGETS: Final = (
-    Target("bulk drain ÷ reference, 2 hot accounts", "bulk, 2 accounts", "reference, 2 accounts", least=8),
-    Target("bulk drain ÷ reference, 1,000 accounts", "bulk, 1000 accounts", "reference, 1000 accounts", least=3),
-    Target("single drain ÷ reference, 2 hot accounts", "single, 2 accounts", "reference, 2 accounts", least=2),
-    Target("single drain ÷ reference, 1,000 accounts", "single, 1000 accounts", "reference, 1000 accounts"),
+    Target("bulk drain ÷ pgledger, 2 hot accounts", "bulk, 2 accounts", "pgledger, 2 accounts", least=8),
+    Target("bulk drain ÷ pgledger, 1,000 accounts", "bulk, 1000 accounts", "pgledger, 1000 accounts", least=3),
+    Target("single drain ÷ pgledger, 2 hot accounts", "single, 2 accounts", "pgledger, 2 accounts", least=2),
+    Target("single drain ÷ pgledger, 1,000 accounts", "single, 1000 accounts", "pgledger, 1000 accounts"),
+    Target("bulk drain ÷ leanest SQL, 2 hot accounts", "bulk, 2 accounts", "floor, 2 accounts"),
+    Target("bulk drain ÷ leanest SQL, 1,000 accounts", "bulk, 1000 accounts", "floor, 1000 accounts"),
+    Target("single drain ÷ leanest SQL, 2 hot accounts", "single, 2 accounts", "floor, 2 accounts"),
     Target("bulk drain ÷ one task per transfer", "bulk, 2 accounts", "one task per transfer", least=10),
     Target("single drain ÷ one task per transfer", "single, 2 accounts", "one task per transfer"),
     Target("idle Prefer: wait, median ms", "idle wait", figure="p50_ms", most=25),
@@ -120,7 +123,7 @@ def chart(figures: Figures) -> str:
     bars = [
         (name, [float(r["rate"]) for r in rounds])
         for name, rounds in figures.items()
-        if name.startswith(("bulk", "single", "reference", "one task"))
+        if name.startswith(("bulk", "single", "pgledger", "floor", "one task"))
     ]
     left, width, step = 210, 460, 30
     top = max((max(values) for _, values in bars), default=1.0)
@@ -129,7 +132,7 @@ def chart(figures: Figures) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{height}" '
         'font-family="system-ui, sans-serif" font-size="13">',
         '<rect width="100%" height="100%" fill="#fff"/>',
-        '<text x="12" y="24" font-weight="600">Transfers a second, posted and in Kafka (reference: committed)</text>',
+        '<text x="12" y="24" font-weight="600">Transfers a second, posted and in Kafka (SQL: committed)</text>',
     ]
     for number, (name, values) in enumerate(bars):
         y = 40 + step * number
