@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from api.context import services_of
-from api.edge import caller, edge_of
+from api.edge import edge_of, principal_of
 from domain.errors import AuthError, NotFoundError
 from infrastructure.grants import grant_key
 
@@ -30,7 +30,7 @@ async def authorise(request: Request[Any, Any, Any], ledger: str, need: Role) ->
     Raises AuthError: 401, or 403 for too low a role; NotFoundError (404) without any.
     """
     edge = edge_of(request)
-    principal = caller(request)
+    principal = principal_of(request)
     slot = edge.grant
     if slot is None or edge.grant_key != grant_key(ledger, principal.user_id, principal.is_admin):
         slot = await services_of(request).grants.find(ledger, principal.user_id, principal.is_admin)

@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 
 from api.context import services_of
 from api.decoding import Attempt, Document, invalid, parse_json, query_of, read_body, try_decode
-from api.edge import caller, edge_of
+from api.edge import edge_of, principal_of
 from api.jobs import job_path, job_problem, job_response
 from api.preferences import key_faults, key_of, wait_of
 from api.problems import problem_response
@@ -80,7 +80,7 @@ class Envelope(msgspec.Struct, frozen=True):
     def of(cls, request: AnyRequest) -> Envelope:
         query = tuple(query_of(request))
         edge = edge_of(request)
-        return cls(caller(request).user_id, edge.correlation_id, key_of(request), wait_of(request), query)
+        return cls(principal_of(request).user_id, edge.correlation_id, key_of(request), wait_of(request), query)
 
     def faults(self, *known: str) -> list[Fault]:
         """What is wrong with the key, and every parameter of the query but the known ones: none is just ignored."""

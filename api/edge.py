@@ -2,8 +2,9 @@
 
 One `Edge` a request, made by CorrelationID and kept in `scope["state"]["edge"]`; handlers get it by `edge_of(request)`:
 
-- `principal`: who is asking. Set whenever the path is protected (`/v1/…`, `/auth/me`, …); `caller(request)` gives it
-  or raises 401, and is what handlers call, so that a path which slipped past the layer stays shut.
+- `principal`: who is asking. Set whenever the path is protected (`/v1/…`, `/auth/me`, …). Handlers call
+  `caller(request)`, which raises 401 without one, so that a path which slipped past the layer stays shut, and 403 for
+  an API key. Those that are open to keys call `principal_of(request)` and ask `reaches` and `has`, as `api.access` does.
 - `grant`: the slot of `grant:{ledger}:{user}` as RateLimit's one trip to Redis found it, for `api.access.authorise`.
 - `target`: what path and query are about (`api.targets.Target`), and where the answer of a GET belongs in Redis:
     - `target.view`: the slot of a single thing, `view:{ledger}:account:{name}` or `view:{ledger}:transaction:{id}`,
@@ -23,7 +24,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from domain.errors import AuthError
-from infrastructure.sessions import Principal as Principal
+from infrastructure.principals import Principal as Principal
+from infrastructure.principals import SessionPrincipal
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -83,8 +85,22 @@ def edge_of(request: Request[Any, Any, Any]) -> Edge:
     return edge
 
 
-def caller(request: Request[Any, Any, Any]) -> Principal:
-    """Who is asking. Raises AuthError (401) for a request that is not logged in."""
+def caller(request: Request[Any, Any, Any]) -> SessionPrincipal:
+    """Who is asking, having logged in. For whatever is closed to API keys, which is all that does not say otherwise.
+
+    Raises AuthError: 401 for a request without a login, 403 for one with an API key.
+    """
+    principal = principal_of(request)
+    if not isinstance(principal, SessionPrincipal):
+        raise AuthError("forbidden", "API keys are not good for this; log in.")
+    return principal
+
+
+def principal_of(request: Request[Any, Any, Any]) -> Principal:
+    """Who is asking, logged in or with an API key: for handlers that heed what the credential is good for.
+
+    Raises AuthError (401) for a request that has neither.
+    """
     principal = edge_of(request).principal
     if principal is None:
         raise unauthorized()
