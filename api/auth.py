@@ -1,8 +1,13 @@
-"""Logging in and out: `POST /auth/login`, `/auth/refresh`, `/auth/logout` and `GET /auth/me`."""
+"""Logging in and out: `POST /auth/login`, `/auth/refresh`, `/auth/logout` and `GET /auth/me`.
+
+Whoever does not get in learns nothing: an unknown user, a wrong password, a disabled user and a user without a password
+get the same answer after the same work.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -13,9 +18,10 @@ from api.context import Services, services_of
 from api.decoding import decode, parse_json, read_body
 from api.edge import caller, edge_of, unauthorized
 from api.middleware.rate_limit import too_many
-from domain.errors import AuthError
+from domain.errors import AuthError, InfrastructureError
+from infrastructure.passwords import needs_upgrade
 from infrastructure.rate_limits import admit
-from infrastructure.users import find_user, grants_of
+from infrastructure.users import User, find_user, grants_of, upgrade_hash
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024, description="must be 1 to 1024 characters")]
 
@@ -66,14 +72,16 @@ async def login(request: Request[Any, Any, Any]) -> TokenPair:
     await _count_against_account(services, body.username)
     user = await find_user(services.pool, body.username)
     known = await services.passwords.matches(None if user is None else user.password_hash, body.password)
-    if user is None or not known or not user.active:
+    if user is None or user.changed_at is None or not known or not user.active:
         raise _wrong()
     edge = edge_of(request)
     agent = edge.headers.get(b"user-agent", b"").decode("latin-1").replace("\0", "")
-    session_id = await services.sessions.start(user.id, services.settings.session_s, edge.address, agent)
+    session_s = services.settings.session_s
+    session_id = await services.sessions.start(user.id, user.changed_at, session_s, edge.address, agent)
     if session_id is None:
         raise _wrong()
-    return _pair(services, user.id, session_id, 0, services.settings.session_s)
+    await _upgrade(services, user, body.password)
+    return _pair(services, user.id, session_id, 0, session_s)
 
 
 @post("/auth/refresh", status_code=200, body=Refresh)
@@ -94,7 +102,8 @@ async def refresh(request: Request[Any, Any, Any]) -> TokenPair:
 async def logout(request: Request[Any, Any, Any]) -> None:
     """End the session of the access token, and with it all its tokens."""
     await read_body(request)
-    await services_of(request).sessions.end(caller(request).session_id, "logout")
+    principal = caller(request)
+    await services_of(request).sessions.end(principal.user_id, principal.session_id, "logout")
 
 
 @get("/auth/me")
@@ -103,6 +112,13 @@ async def me(request: Request[Any, Any, Any]) -> Me:
     principal = caller(request)
     granted = await grants_of(services_of(request).pool, principal.user_id)
     return Me(principal.user_id, principal.username, principal.roles, [Grant(*pair) for pair in granted])
+
+
+async def _upgrade(services: Services, user: User, password: str) -> None:
+    """Hashes anew what was hashed with parameters of former days. There is a next time if there is no time now."""
+    if user.password_hash is not None and needs_upgrade(user.password_hash):
+        with suppress(InfrastructureError):
+            await upgrade_hash(services.pool, user.id, user.password_hash, await services.passwords.hash(password))
 
 
 async def _count_against_account(services: Services, username: str) -> None:

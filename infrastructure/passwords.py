@@ -1,15 +1,24 @@
-"""Passwords: argon2id, verified in threads, two at once: logins can neither stall the event loop nor fill memory."""
+"""Passwords: argon2id, in threads, two at once, so that logins can neither stall the event loop nor fill memory.
+
+A hash names the parameters it was made with. They may be raised: whoever logs in with a hash of older ones gets a new
+hash on the way (`needs_upgrade`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from domain.errors import InfrastructureError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 AT_ONCE: Final = 2
 MOST_WAITING: Final = 64
@@ -35,8 +44,13 @@ def matches(password_hash: str | None, password: str) -> bool:
     return password_hash is not None
 
 
+def needs_upgrade(password_hash: str) -> bool:
+    """Whether it was made with other parameters than those of today."""
+    return _hasher.check_needs_rehash(password_hash)
+
+
 class Passwords:
-    """Verifies beside the event loop."""
+    """Hashes and verifies beside the event loop."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="argon2")
@@ -44,13 +58,21 @@ class Passwords:
 
     async def matches(self, password_hash: str | None, password: str) -> bool:
         """See `matches`. Raises InfrastructureError when too many are waiting."""
-        if self._waiting >= MOST_WAITING:
-            raise InfrastructureError("Too many logins at once.")
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, matches, password_hash, password)
-        finally:
-            self._waiting -= 1
+        return await self._run(matches, password_hash, password)
+
+    async def hash(self, password: str) -> str:
+        """See `hash_password`. Raises InfrastructureError when too many are waiting."""
+        return await self._run(hash_password, password)
 
     def close(self) -> None:
+        """Ends the threads; who still waits gets a CancelledError."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._waiting >= MOST_WAITING:
+            raise InfrastructureError("Too many passwords to check at once.")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
+        finally:
+            self._waiting -= 1

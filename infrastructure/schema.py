@@ -128,6 +128,7 @@ sessions = Table(
     Column("address", Text),
     Column("user_agent", Text),
     Column("last_used_at", TIME, nullable=False, server_default=text("now()")),
+    Index("sessions_of_user", "user_id", "id", postgresql_where=text("ended_at IS NULL")),
 )
 
 grants = Table(

@@ -18,7 +18,8 @@ from uuid import UUID
 import jwt
 import msgspec
 
-from infrastructure.sessions import Principal, session_key
+from infrastructure.principals import SessionPrincipal
+from infrastructure.sessions import session_key
 from infrastructure.settings import Settings
 
 ISSUER: Final = "daybook"
@@ -46,7 +47,7 @@ class Verified(msgspec.Struct):
     bucket: str
     # the session's slot in Redis as last seen, and what was made of it: equal bytes need no second decoding
     seen: bytes | None = None
-    principal: Principal | None = None
+    principal: SessionPrincipal | None = None
 
 
 class RefreshToken(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -19,9 +20,12 @@ INSERT_USER: Final = "INSERT INTO users (id, username, roles) VALUES ($1, $2, $3
 INSERT_CREDENTIALS: Final = "INSERT INTO credentials (user_id, password_hash) VALUES ($1, $2)"
 
 FIND_USER: Final = """
-SELECT users.id, username, roles, status = 'active' AS active, password_hash
+SELECT users.id, username, roles, status = 'active' AS active, password_hash, changed_at
 FROM users LEFT JOIN credentials ON user_id = users.id WHERE username = $1
 """
+
+# Not a change of the password: whoever changed that meanwhile wins, and `changed_at` stays.
+UPGRADE_HASH: Final = "UPDATE credentials SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
 
 GRANTS_OF_USER: Final = "SELECT ledger, role FROM grants WHERE user_id = $1 ORDER BY ledger LIMIT 1000"
 
@@ -38,6 +42,7 @@ class User(msgspec.Struct, frozen=True):
     roles: tuple[str, ...]
     active: bool
     password_hash: str | None
+    changed_at: datetime | None
 
 
 async def add_user(pool: asyncpg.Pool[Record], username: str, password: str, roles: Sequence[str]) -> UUID:
@@ -56,7 +61,12 @@ async def add_user(pool: asyncpg.Pool[Record], username: str, password: str, rol
 async def find_user(pool: asyncpg.Pool[Record], username: str) -> User | None:
     """The user of that name, disabled ones too."""
     row = await pool.fetchrow(FIND_USER, username)
-    return None if row is None else User(row[0], row[1], tuple(row[2]), row[3], row[4])
+    return None if row is None else User(row[0], row[1], tuple(row[2]), row[3], row[4], row[5])
+
+
+async def upgrade_hash(pool: asyncpg.Pool[Record], user_id: UUID, old: str, new: str) -> None:
+    """Replaces a hash by another one of the same password; without effect if it is not `old` any more."""
+    await pool.execute(UPGRADE_HASH, user_id, old, new)
 
 
 async def grants_of(pool: asyncpg.Pool[Record], user_id: UUID) -> list[tuple[str, str]]:

@@ -274,7 +274,7 @@ async def test_a_logout_during_a_fill_wins(settings: Settings, monkeypatch: pyte
         monkeypatch.setattr(services.cache, "fill", held_up)
         slow = asyncio.create_task(door.me(token))
         await reached.wait()
-        await services.sessions.end(session, "logout")
+        await services.sessions.end(door.ada, session, "logout")
         go_on.set()
         await slow
         assert await services.redis.call("EXISTS", session_key(session)) == 0

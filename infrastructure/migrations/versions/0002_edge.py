@@ -14,6 +14,7 @@ depends_on = None
 STATEMENTS: Final = (
     "ALTER TABLE users ADD COLUMN version BIGINT DEFAULT '0' NOT NULL",
     "ALTER TABLE sessions ADD COLUMN last_used_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL",
+    "CREATE INDEX sessions_of_user ON sessions (user_id, id) WHERE ended_at IS NULL",
     """
     CREATE TABLE pending_credentials (
         command UUID NOT NULL,
