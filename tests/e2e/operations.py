@@ -1,0 +1,59 @@
+"""Every operation of the API, as it describes itself, and how each is asked so that only authority can refuse it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import httpx
+
+from tests.e2e.client import Json, fresh, posting
+
+METHODS = ("get", "post", "put", "patch", "delete")
+
+
+class Operation(NamedTuple):
+    """A method and a path with its placeholders."""
+
+    method: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def names(self) -> set[str]:
+        """What the path names."""
+        return set(re.findall(r"\{(\w+)\}", self.path))
+
+
+def operations(http: httpx.Client) -> list[Operation]:
+    """All of them, from the running service's own document."""
+    paths: dict[str, Json] = http.get("/openapi.json").raise_for_status().json()["paths"]
+    return [
+        Operation(method.upper(), path) for path, methods in paths.items() for method in methods if method in METHODS
+    ]
+
+
+# What is sent along; what must be new is made anew at each call.
+BODIES: Mapping[str, Callable[[], Json]] = {
+    "POST /v1/ledgers": lambda: {"id": fresh(), "name": "Books"},
+    "POST /v1/ledgers/{ledger}/currencies": lambda: {"code": f"C{secrets.token_hex(6).upper()}", "scale": 2},
+    "POST /v1/ledgers/{ledger}/accounts": lambda: {
+        "name": f"wallets:{fresh()}",
+        "currency": "USD",
+        "type": "liability",
+    },
+    "POST /v1/ledgers/{ledger}/transactions": posting,
+    "POST /v1/ledgers/{ledger}/commands": lambda: {"commands": [{"kind": "post_transaction", **posting()}]},
+    "PATCH /v1/ledgers/{ledger}": lambda: {"metadata": {"colour": fresh()}},
+    "PUT /v1/ledgers/{ledger}/grants/{user}": lambda: {"role": "reader"},
+    "POST /v1/users": lambda: {"username": fresh("user"), "password": secrets.token_urlsafe(12)},
+    "PATCH /v1/users/{user}": lambda: {"roles": ["user"]},
+    "POST /v1/users/{user}/password": lambda: {"password": secrets.token_urlsafe(12)},
+    "POST /v1/users/{user}/disable": dict,
+    "POST /v1/api-keys": lambda: {"name": "a key", "scopes": ["ledger:read"]},
+}
+"""Operations without a body have none here, nor those whose body depends on who asks."""
