@@ -21,6 +21,7 @@ from api import (
     openapi,
     pages,
     problems,
+    sessions,
     transactions,
     views,
 )
@@ -53,6 +54,7 @@ PIPELINE: Final[tuple[Layer, ...]] = (
 
 ROUTES: Final[list[Any]] = [
     *auth.ROUTES,
+    *sessions.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
     *ledgers.ROUTES,
