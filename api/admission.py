@@ -1,12 +1,16 @@
 """The one round trip to Redis that a request costs: it is counted against its limit, and what it will need is read.
 
-A request counts against its principal once this process has verified its token, else against its address. So a client
-that sends a new junk token each time is still one address.
+A request counts against its principal, by the limit of its roles, once this process knows whose token it brings; else
+against its address. So a client that sends a new junk token each time is still one address. The first request with a
+token counts twice, against both (`api.middleware.authentication`).
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from api.targets import LOGIN
@@ -22,8 +26,13 @@ if TYPE_CHECKING:
     from api.edge import Edge
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 REFRESH: Final = "/auth/refresh"
+
+_HOP: Final = re.compile(
+    r"(?P<v4>[0-9.]+)(:[0-9]+)?|\[(?P<quoted>[0-9A-Fa-f:.]+)\](:[0-9]+)?|(?P<v6>[0-9A-Fa-f:.]+)(%[^,\s]*)?"
+)
 
 
 class Admission:
@@ -34,7 +43,12 @@ class Admission:
         self._local = LocalBuckets()
         self._login = Limit.of("login", settings.login_rate_address, 60)
         self._address = Limit.of("address", settings.request_rate_address, 1)
-        self._principal = Limit.of("principal", settings.request_rate_principal, 1)
+        self._rates = {
+            "user": settings.request_rate_user,
+            "operator": settings.request_rate_operator,
+            "admin": settings.request_rate_admin,
+        }
+        self._of_roles: dict[tuple[str, ...], Limit] = {}
         self.account = Limit.of("account", settings.login_rate_account, 60)
 
     async def admit(self, edge: Edge) -> Verdict:
@@ -60,20 +74,28 @@ class Admission:
         return Verdict(found[0] == 1, found[1], found[2])
 
     def _bucket_of(self, edge: Edge) -> tuple[str, Limit]:
-        if edge.token is not None:
-            return edge.token.bucket, self._principal
+        token = edge.token
+        if token is not None and token.principal is not None:
+            return token.bucket, self._limit_of(token.principal.roles)
         if edge.path in (LOGIN, REFRESH):
             return f"{edge.path[6:]}:{edge.address}", self._login
         return f"address:{edge.address}", self._address
 
+    def _limit_of(self, roles: tuple[str, ...]) -> Limit:
+        """The limit of a principal: of several roles the most generous counts, and without any it is a user."""
+        limit = self._of_roles.get(roles)
+        if limit is None:
+            quota = max([self._rates[role] for role in roles if role in self._rates] or [self._rates["user"]])
+            limit = self._of_roles[roles] = Limit.of("principal", quota, 1)
+        return limit
+
     async def _look_up(self, edge: Edge, bucket: str, limit: Limit) -> list[Any]:
         target = edge.target
         token = edge.token
-        if token is None:
+        if token is None or token.principal is None:
             return await look_up(self._redis, bucket, limit, ("", "", ""), "", "", "")
         if target.ledger is not None:
-            is_admin = token.principal is not None and token.principal.is_admin
-            edge.grant_key = grant_key(target.ledger, token.user_id, is_admin)
+            edge.grant_key = grant_key(target.ledger, token.user_id, token.principal.is_admin)
         view, seq = (target.view, target.seq) if edge.method == "GET" else ("", "")
         slots = (token.session_key, edge.grant_key, view)
         found = await look_up(self._redis, bucket, limit, slots, seq, target.before, target.after)
@@ -97,35 +119,56 @@ def networks(names: tuple[str, ...]) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(name, strict=False) for name in names)
 
 
-def client_address(scope: Scope, headers: dict[bytes, bytes], proxies: tuple[Network, ...]) -> str:
+def client_address(scope: Scope, proxies: tuple[Network, ...]) -> str:
     """Where the request comes from, as far as that can be believed; an IPv6 client counts as its /64 network.
 
-    `X-Forwarded-For` is read from its right end, and only while the hop to the right of it is a trusted proxy.
+    `X-Forwarded-For`, all its lines as one, is read from its right end, and only while the hop to the right of it is a
+    trusted proxy. No other header is believed, `Forwarded` neither.
     """
     client = scope.get("client")
-    address = client[0] if client else "local"
-    if proxies and _is_within(address, proxies):
-        for hop in reversed(headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
-            if not _is_address(hop.strip()):
+    if not client:
+        return "local"
+    farthest: str = client[0]
+    if proxies and _is_within(farthest, proxies):
+        for hop in _hops(scope):
+            if _address(hop) is None:
                 break
-            address = hop.strip()
-            if not _is_within(address, proxies):
+            farthest = hop
+            if not _is_within(hop, proxies):
                 break
-    if ":" in address and _is_address(address):
-        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False).network_address)
-    return address
+    return _known_as(farthest)
 
 
-def _is_address(text: str) -> bool:
+@lru_cache(maxsize=4_096)
+def _known_as(text: str) -> str:
+    address = _address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((int(address), 64), strict=False).network_address)
+    return text if address is None else str(address)
+
+
+def _hops(scope: Scope) -> Iterator[str]:
+    """Whom the proxies forwarded for, the nearest first."""
+    for name, value in reversed(list(scope["headers"])):
+        if name == b"x-forwarded-for":
+            yield from reversed(value.decode("latin-1").split(","))
+
+
+def _address(text: str) -> Address | None:
+    """What a socket or a proxy calls an address; None for anything else.
+
+    Some proxies add the port, and a socket for both families shows an IPv4 client as an IPv6 one.
+    """
+    match = _HOP.fullmatch(text.strip())
+    if match is None:
+        return None
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(match["v4"] or match["quoted"] or match["v6"])
     except ValueError:
-        return False
-    return True
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _is_within(text: str, proxies: tuple[Network, ...]) -> bool:
-    if not _is_address(text):
-        return False
-    address = ipaddress.ip_address(text)
-    return any(address in network for network in proxies)
+    address = _address(text)
+    return address is not None and any(address in network for network in proxies)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from ipaddress import ip_network
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -53,6 +54,16 @@ def _url(*schemes: str) -> Callable[[str], str]:
 
 def _names(raw: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in raw.split(",") if name.strip())
+
+
+def _networks(raw: str) -> tuple[str, ...]:
+    names = _names(raw)
+    for name in names:
+        try:
+            ip_network(name, strict=False)
+        except ValueError:
+            raise ValueError(f"must be addresses or networks like 10.0.0.0/8, and {name!r} is neither") from None
+    return names
 
 
 def _secret(raw: str) -> str:
@@ -101,7 +112,7 @@ class Settings:
     api_processes: int = _setting(1, _number(1, 64), "API processes that share the port")
     public_url: str = _setting("", _text, "how clients reach the API, when a proxy stands before it")
     trusted_proxies: tuple[str, ...] = _setting(
-        (), _names, "addresses whose `X-Forwarded-For` is believed, comma-separated"
+        (), _networks, "addresses whose `X-Forwarded-For` is believed, comma-separated"
     )
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "least level that is logged")
 
@@ -112,7 +123,9 @@ class Settings:
     request_rate_address: int = _setting(
         600, _number(1, 1_000_000), "unauthenticated requests a second from one address"
     )
-    request_rate_principal: int = _setting(5_000, _number(1, 1_000_000), "requests a second of one principal")
+    request_rate_user: int = _setting(5_000, _number(1, 1_000_000), "requests a second of one user, API keys included")
+    request_rate_operator: int = _setting(5_000, _number(1, 1_000_000), "requests a second of one operator")
+    request_rate_admin: int = _setting(5_000, _number(1, 1_000_000), "requests a second of one administrator")
 
     mailbox_limit: int = _setting(1_000_000, _number(1, 100_000_000), "commands that may wait for one actor (then 503)")
     turn_commands: int = _setting(1_000, _number(1, 10_000), "commands a turn takes at the most")

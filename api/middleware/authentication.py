@@ -8,6 +8,7 @@ from api.edge import unauthorized
 from api.middleware.logging import log_request
 from api.middleware.rate_limit import too_many, turn_away
 from api.problems import send_problem
+from infrastructure.redis import RedisUnavailable
 from infrastructure.sessions import read_slot
 
 if TYPE_CHECKING:
@@ -32,17 +33,19 @@ class Authentication:
                 await self._refuse(scope, send, "Bearer")
                 return
         else:
-            if edge.token is None:
-                edge.token = self._services.tokens.verify(edge.bearer)
-                if edge.token is not None and not await self._count(edge, scope, send):
-                    return
-            if edge.token is None or not await self._find_principal(edge, edge.token):
+            token = edge.token
+            counted = token is not None and token.principal is not None
+            if token is None:
+                token = edge.token = self._services.tokens.verify(edge.bearer)
+            if token is None or not await self._find_principal(edge, token):
                 await self._refuse(scope, send, 'Bearer error="invalid_token"')
+                return
+            if not counted and not await self._count(edge, scope, send):
                 return
         await self._app(scope, receive, send)
 
     async def _count(self, edge: Edge, scope: Scope, send: Send) -> bool:
-        """A token that this process sees for the first time: its principal's limit counts now, and Redis is asked."""
+        """It is known only now whose limit counts, and what to read for them."""
         verdict = await self._services.admission.admit(edge)
         if not verdict.admitted:
             await turn_away(scope, send, too_many(verdict))
@@ -50,6 +53,8 @@ class Authentication:
 
     async def _find_principal(self, edge: Edge, token: Verified) -> bool:
         slot = edge.session
+        if slot is None and token.principal is None:
+            slot = await self._recall(token)
         if slot is None:
             slot = await self._services.sessions.find(token.session_id)
             if slot is None:
@@ -59,6 +64,13 @@ class Authentication:
             token.seen = slot
         edge.principal = token.principal
         return edge.principal is not None and edge.principal.user_id == token.user_id
+
+    async def _recall(self, token: Verified) -> bytes | None:
+        """What Redis has of the session, which nobody asked for while the request counted against its address."""
+        try:
+            return await self._services.cache.get(token.session_key)
+        except RedisUnavailable:
+            return None
 
     async def _refuse(self, scope: Scope, send: Send, challenge: str) -> None:
         await send_problem(scope, send, unauthorized(), {"www-authenticate": challenge})

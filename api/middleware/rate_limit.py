@@ -27,7 +27,7 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         edge = scope["state"]["edge"]
-        edge.address = client_address(scope, edge.headers, self._proxies)
+        edge.address = client_address(scope, self._proxies)
         authorization = edge.headers.get(b"authorization")
         if authorization is not None and not edge.target.public:
             edge.bearer = bearer_of(authorization)

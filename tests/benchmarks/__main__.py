@@ -26,7 +26,7 @@ from tests.stack import Stack, running_stack
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "bench"
 # what the API with the bare route may not do is what is not measured: limit one client to 5,000 requests a second
-NO_LIMIT: Final = {"DAYBOOK_REQUEST_RATE_PRINCIPAL": "1000000", "DAYBOOK_REQUEST_RATE_ADDRESS": "1000000"}
+NO_LIMIT: Final = {f"DAYBOOK_REQUEST_RATE_{whose}": "1000000" for whose in ("ADDRESS", "USER", "OPERATOR", "ADMIN")}
 
 Taken = dict[str, dict[str, Any]]
 

@@ -331,7 +331,7 @@ async def test_junk_tokens_are_one_address(settings: Settings, monkeypatch: pyte
 
 @on_a_loop
 async def test_a_principal_has_a_limit_of_its_own(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    limited = replace(settings, request_rate_address=1_000_000, request_rate_principal=2)
+    limited = replace(settings, request_rate_address=1_000_000, request_rate_user=2)
     async with a_door(limited, monkeypatch) as door:
         tokens = [(await door.tokens())["access_token"] for _ in range(2)]
         answers = await asyncio.gather(*(door.me(tokens[number % 2]) for number in range(20)))
