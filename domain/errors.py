@@ -50,6 +50,7 @@ CATALOGUE: Final[dict[str, ProblemKind]] = {
     "currency_unknown": ProblemKind(422, "Currency unknown", "Register the currency first, or use an ISO 4217 code."),
     "currency_mismatch": ProblemKind(422, "Currency mismatch", "Both accounts of a posting must have the same currency."),
     "amount_scale": ProblemKind(422, "Amount scale", "Send no more decimals than the currency has."),
+    "precondition_failed": ProblemKind(409, "Precondition failed", "What the request depends on is not so; the detail names it."),
     "amount_overflow": ProblemKind(422, "Amount overflow", "The account's totals would reach 10^38 minor units."),
     "insufficient_funds": ProblemKind(409, "Insufficient funds", "The account's available balance may not fall below its minimum."),
     "max_balance_exceeded": ProblemKind(409, "Maximum balance exceeded", "The account's balance may not rise above its maximum."),

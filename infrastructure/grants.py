@@ -1,32 +1,35 @@
-"""Grants: who may do what with a ledger. Postgres decides; Redis keeps copies of granted roles for at most a minute."""
+"""Grants: who may do what with a ledger. Postgres decides; Redis keeps copies of granted roles for at most a minute.
+
+A copy is a view of its ledger (`infrastructure.cache`): the turn that changes a grant bars it before its commit. Unlike
+other views it must not be old even for the moment between a commit and the turn's end, whatever Redis forgets: see
+FIND_ROLE.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 from uuid import UUID
 
 import asyncpg
 from asyncpg import Record
 
-from infrastructure.cache import Cache
+from infrastructure.cache import Cache, view_key
 
 CACHED_S: Final = 60
 
-# Until create_ledger is applied, and with it the first grant, whoever reserved the id is the owner.
-FIND_ROLE: Final = """
-SELECT coalesce(
-    (SELECT role FROM grants WHERE ledger = $1 AND user_id = $2),
-    (SELECT 'owner' FROM ledger_reservations AS reserved WHERE ledger = $1 AND owner = $2
-        AND NOT EXISTS (SELECT FROM ledgers WHERE id = $1))
-)
-"""
+# A turn locks the grants that it is about to change, then bars their copies, then commits. Whoever reads one in between
+# waits here and sees what was committed: so even where Redis has lost the bar, no older role can be put back.
+FIND_ROLE: Final = "SELECT role FROM grants WHERE ledger = $1 AND user_id = $2 FOR SHARE"
 
 IS_RESERVED: Final = "SELECT 'owner' FROM ledger_reservations WHERE ledger = $1"
+
+AMONG: Final = "SELECT ledger FROM grants WHERE user_id = $1 AND ledger = ANY ($2::text[])"
 
 
 def grant_key(ledger: str, user_id: UUID, is_admin: bool) -> str:
     """Where Redis keeps the role. Admins, who own every ledger that exists, share a slot."""
-    return f"grant:{ledger}:{'admin' if is_admin else user_id}"
+    return view_key(ledger, f"grant:{'admin' if is_admin else user_id}")
 
 
 class Grants:
@@ -45,3 +48,9 @@ class Grants:
             return None if role is None else b"V:" + role.encode()
 
         return await self._cache.fill(grant_key(ledger, user_id, is_admin), read, CACHED_S)
+
+    async def among(self, user_id: UUID, ledgers: Collection[str]) -> frozenset[str]:
+        """Those of `ledgers` in which anything was granted to the user."""
+        if not ledgers:
+            return frozenset()
+        return frozenset(row["ledger"] for row in await self._pool.fetch(AMONG, user_id, list(ledgers)))

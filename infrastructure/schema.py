@@ -100,7 +100,7 @@ api_keys = Table(
     "api_keys",
     metadata,
     Column("id", Uuid, primary_key=True),
-    Column("user_id", Uuid, ForeignKey("users.id"), nullable=False, index=True),
+    Column("user_id", Uuid, ForeignKey("users.id"), nullable=False),
     Column("name", Text, nullable=False),
     Column("prefix", Text, nullable=False),
     Column("secret_hash", LargeBinary, nullable=False, unique=True),
@@ -111,6 +111,7 @@ api_keys = Table(
     Column("expires_at", TIME),
     Column("last_used_at", TIME),
     Column("revoked_at", TIME),
+    Index(None, "user_id", "id", postgresql_where=text("revoked_at IS NULL")),
 )
 
 # A session is a family of refresh tokens: token number `generation` is the only one that rotates.
@@ -138,8 +139,12 @@ grants = Table(
     Column("user_id", Uuid, ForeignKey("users.id"), nullable=False),
     Column("role", Text, nullable=False),
     Column("granted_at", TIME, nullable=False, server_default=text("now()")),
+    # of the event that granted it; a creator's is the ledger's first, made ahead of it when the id was reserved
+    Column("seq", BigInteger, nullable=False, server_default="1"),
     PrimaryKeyConstraint("ledger", "user_id"),
     Index(None, "user_id", "ledger"),
+    Index("grants_newest", "ledger", "seq"),
+    Index("grants_of_owners", "ledger", postgresql_where=text("role = 'owner'")),
     CheckConstraint("role IN ('owner', 'writer', 'reader')", name="role"),
 )
 

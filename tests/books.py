@@ -15,8 +15,17 @@ from hypothesis.strategies import SearchStrategy
 from domain.catalog import APPLIERS, HANDLERS, KIND_OF
 from domain.currency import Currencies
 from domain.decision import GENESIS, Decision, Head, Link, Outcome, Rulebook, decide
-from domain.ledger.commands import CreateLedger, OpenAccount, Posting, PostTransaction, RegisterCurrency
-from domain.ledger.model import Account, Ledger, Profile
+from domain.ledger.commands import (
+    CreateLedger,
+    GrantAccess,
+    OpenAccount,
+    Posting,
+    PostTransaction,
+    RegisterCurrency,
+    RevokeAccess,
+    UpdateLedger,
+)
+from domain.ledger.model import Account, Ledger, Member, Profile
 from domain.messages import Command, Recorded
 from infrastructure.currencies import ISO_SCALES
 
@@ -24,6 +33,12 @@ ADA = UUID("01890000-0000-7000-8000-00000000ada0")
 """Owns the books."""
 EVE = UUID("01890000-0000-7000-8000-00000000e4e0")
 """Was granted nothing."""
+KIM = UUID("01890000-0000-7000-8000-00000000c100")
+"""Somebody else to whom nothing was granted."""
+DAN = UUID("01890000-0000-7000-8000-00000000da00")
+"""Is disabled."""
+NOBODY = UUID("01890000-0000-7000-8000-000000000000")
+"""The id of no user."""
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 RULES = Rulebook(HANDLERS, APPLIERS)
 LARGEST = 10**38 - 1
@@ -44,7 +59,16 @@ def record(command: Command, number: int, principal: UUID = ADA) -> Recorded:
 
 def empty_ledger(ledger_id: str = "acme") -> Ledger:
     """A ledger before its creation: the id is reserved, ADA holds the grant."""
-    return Ledger(ledger_id, None, Currencies({}, ISO_SCALES), {}, set(), {ADA: "owner"})
+    return Ledger(ledger_id, None, Currencies({}, ISO_SCALES), {}, set(), {**everybody(), ADA: member("owner")})
+
+
+def member(grant: str | None = None, *, active: bool = True, roles: Iterable[str] = ("user",)) -> Member:
+    return Member(active, frozenset(roles), grant)
+
+
+def everybody() -> dict[UUID, Member]:
+    """The users there are, without any grants."""
+    return {ADA: member(), EVE: member(), KIM: member(), DAN: member(active=False)}
 
 
 class Books:
@@ -76,13 +100,14 @@ class Books:
         return state_of(self.ledger)
 
 
-State = tuple[Profile | None, dict[str, Account], set[str], dict[str, int | None]]
+State = tuple[Profile | None, dict[str, Account], set[str], dict[str, int | None], dict[UUID, str]]
 
 
 def state_of(ledger: Ledger, currencies: Iterable[str] = ()) -> State:
-    """A copy of what a ledger holds, to compare with: its record, accounts, references and the currencies asked for."""
+    """A copy of what a ledger holds, to compare with: record, accounts, references, currencies asked for, grants."""
     scales = {code: ledger.currencies.scale_of(code) for code in {*currencies, *CODES}}
-    return deepcopy((ledger.profile, ledger.accounts, ledger.references, scales))
+    grants = {user: member.grant for user, member in ledger.members.items() if member.grant is not None}
+    return deepcopy((ledger.profile, ledger.accounts, ledger.references, scales, grants))
 
 
 # -- commands in short ------------------------------------------------------------------------------------------------
@@ -105,6 +130,18 @@ def open_account(
 def post(*lines: tuple[str, str, str], reference: str | None = None) -> PostTransaction:
     """Postings as (debit, credit, amount)."""
     return PostTransaction(postings=tuple(Posting(*line) for line in lines), reference=reference)
+
+
+def grant(user: UUID, role: str) -> GrantAccess:
+    return GrantAccess(user=user, role=role)  # type: ignore[arg-type]
+
+
+def revoke(user: UUID) -> RevokeAccess:
+    return RevokeAccess(user=user)
+
+
+def update(**metadata: str | None) -> UpdateLedger:
+    return UpdateLedger(metadata=metadata)
 
 
 def standard_books() -> Books:
@@ -164,7 +201,18 @@ _transactions = st.builds(
     description=st.none() | st.just("rent"),
 )
 _registrations = st.builds(RegisterCurrency, code=st.sampled_from(("POINTS", "GOLD", "USD")), scale=st.integers(0, 18))
-_commands: SearchStrategy[Command] = _often({_transactions: 8, _openings: 3, _registrations: 1})
+_users = st.sampled_from((ADA, EVE, EVE, KIM, DAN, NOBODY))
+_grants = st.builds(GrantAccess, user=_users, role=st.sampled_from(("owner", "writer", "reader")))
+_revocations = st.builds(RevokeAccess, user=_users)
+_updates = st.builds(
+    UpdateLedger,
+    metadata=st.dictionaries(st.sampled_from("bca"), st.none() | st.text("xé", max_size=2))
+    # two of these have more keys than a ledger may
+    | st.sampled_from("ab").map(lambda letter: {f"{letter}{number}": "" for number in range(30)}),
+)
+_commands: SearchStrategy[Command] = _often(
+    {_transactions: 8, _openings: 3, _registrations: 1, _grants: 2, _revocations: 1, _updates: 1}
+)
 
 SOME_OPEN: tuple[Command, ...] = (
     create(),
@@ -178,10 +226,10 @@ SOME_OPEN: tuple[Command, ...] = (
 
 @st.composite
 def runs(draw: st.DrawFn, most: int = 25) -> list[Recorded]:
-    """Random commands in mailbox order; a few come from a stranger."""
+    """Random commands in mailbox order; a few come from others than ADA, strangers at first."""
     commands = [*SOME_OPEN, *draw(st.lists(_commands, max_size=most))]
-    strangers = draw(st.sets(st.integers(len(SOME_OPEN), most + 3), max_size=2))
-    return [record(command, number, EVE if number in strangers else ADA) for number, command in enumerate(commands)]
+    others = draw(st.dictionaries(st.integers(len(SOME_OPEN), most + 3), st.sampled_from((EVE, KIM)), max_size=4))
+    return [record(command, number, others.get(number, ADA)) for number, command in enumerate(commands)]
 
 
 @st.composite

@@ -12,7 +12,7 @@ from domain.currency import Currencies
 from domain.decision import Link
 from domain.errors import DomainError
 from domain.ledger.handlers import touches
-from domain.ledger.model import Account, Ledger, Profile, Touches
+from domain.ledger.model import Account, Ledger, Member, Profile, Touches
 from domain.messages import Recorded
 from infrastructure.command_log import (
     STATUSES,
@@ -143,7 +143,7 @@ class _Books:
     accounts: dict[str, Account] = field(default_factory=dict)
     scales: dict[str, int] = field(default_factory=dict)
     references: set[str] = field(default_factory=set)
-    roles: dict[UUID, str] = field(default_factory=dict)
+    grants: dict[UUID, str] = field(default_factory=dict)
 
 
 class FakeLedgers:
@@ -151,15 +151,23 @@ class FakeLedgers:
 
     def __init__(self) -> None:
         self._kept: dict[str, _Books] = {}
+        self._users: dict[UUID, Member] = {}
+
+    def add_user(self, user: UUID, *, active: bool = True, roles: Iterable[str] = ("user",)) -> None:
+        self._users[user] = Member(active, frozenset(roles), None)
 
     def grant(self, ledger: str, user: UUID, role: str) -> None:
-        self._kept.setdefault(ledger, _Books()).roles[user] = role
+        if user not in self._users:
+            self.add_user(user)
+        self._kept.setdefault(ledger, _Books()).grants[user] = role
 
     def load(self, ledger_id: str, commands: Iterable[Recorded]) -> Ledger:
         kept = self._kept.setdefault(ledger_id, _Books())
         needed = Touches.none()
+        principals = set()
         for recorded in commands:
             touches(recorded.command, needed)
+            principals.add(recorded.principal)
         return Ledger(
             id=ledger_id,
             profile=kept.profile,
@@ -168,8 +176,17 @@ class FakeLedgers:
             ),
             accounts={name: deepcopy(kept.accounts[name]) for name in needed.accounts if name in kept.accounts},
             references=needed.references & kept.references,
-            roles=dict(kept.roles),
+            members=self._members(kept.grants, principals, needed.users),
         )
+
+    def _members(self, grants: dict[UUID, str], principals: set[UUID], named: set[UUID]) -> dict[UUID, Member]:
+        owners = [user for user, role in grants.items() if role == "owner" and self._users[user].active]
+        loaded = principals | named | set(owners[: len(named) + 1] if named else ())
+        return {
+            user: Member(known.active, known.roles, grants.get(user))
+            for user, known in self._users.items()
+            if user in loaded
+        }
 
     def save(self, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
         kept = self._kept[ledger.id]
@@ -178,3 +195,7 @@ class FakeLedgers:
         kept.references |= ledger.references
         for name in ledger.changed | ledger.opened:
             kept.accounts[name] = deepcopy(ledger.accounts[name])
+        for user, grant in ledger.granted.items():
+            kept.grants.pop(user, None)
+            if grant.role is not None:
+                kept.grants[user] = grant.role

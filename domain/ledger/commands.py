@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Literal
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
@@ -55,13 +56,22 @@ MaxBalance = Annotated[
         description="must be a decimal string of zero or above",
     ),
 ]
+MAX_METADATA = 50
+_MetadataKey = Annotated[str, Meta(min_length=1, max_length=40)]
+_MetadataValue = Annotated[str, Meta(max_length=500)]
 Metadata = Annotated[
-    dict[
-        Annotated[str, Meta(min_length=1, max_length=40)],
-        Annotated[str, Meta(max_length=500)],
-    ],
-    Meta(max_length=50, description="must be at most 50 keys of 40, with values of at most 500 characters"),
+    dict[_MetadataKey, _MetadataValue],
+    Meta(max_length=MAX_METADATA, description="must be at most 50 keys of 40, with values of at most 500 characters"),
 ]
+# Fifty keys that go and fifty that come.
+MetadataChanges = Annotated[
+    dict[_MetadataKey, _MetadataValue | None],
+    Meta(
+        max_length=2 * MAX_METADATA,
+        description="must be at most 100 keys of 40, with null or values of at most 500 characters",
+    ),
+]
+Role = Literal["owner", "writer", "reader"]
 AccountType = Literal["asset", "expense", "liability", "equity", "income"]
 MAX_POSTINGS = 1_000
 
@@ -72,6 +82,25 @@ class CreateLedger(Command, frozen=True):
     id: LedgerId
     name: Annotated[str, Meta(min_length=1, max_length=200, description="must be 1 to 200 characters")]
     metadata: Metadata | None = None
+
+
+class UpdateLedger(Command, frozen=True):
+    """Merge `metadata` into the ledger's: what is null goes, the rest is added or replaced."""
+
+    metadata: MetadataChanges
+
+
+class GrantAccess(Command, frozen=True):
+    """Let a user into the ledger, or change what they may do there."""
+
+    user: UUID
+    role: Role
+
+
+class RevokeAccess(Command, frozen=True):
+    """Take away what was granted to a user."""
+
+    user: UUID
 
 
 class RegisterCurrency(Command, frozen=True):

@@ -16,6 +16,23 @@ class LedgerCreated(Event, frozen=True):
     metadata: dict[str, str]
 
 
+class MetadataChanged(Event, frozen=True):
+    """`metadata` is all of the ledger's, as it is from now on."""
+
+    metadata: dict[str, str]
+
+
+class AccessGranted(Event, frozen=True):
+    """`role` replaces any that the user had. The creator's grant has no event of its own: LedgerCreated makes it."""
+
+    user: UUID
+    role: str
+
+
+class AccessRevoked(Event, frozen=True):
+    user: UUID
+
+
 class CurrencyRegistered(Event, frozen=True):
     code: str
     scale: int

@@ -7,13 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Final
+from uuid import UUID
+
+from msgspec.structs import replace
 
 from domain.clock import format_time
 from domain.decision import Stamp
 from domain.ledger import specifications as rules
-from domain.ledger.commands import CreateLedger, OpenAccount, PostTransaction, RegisterCurrency
-from domain.ledger.events import AccountOpened, CurrencyRegistered, LedgerCreated, PostedLine, TransactionPosted
-from domain.ledger.model import Account, Ledger, Profile, Touches
+from domain.ledger.commands import (
+    CreateLedger,
+    GrantAccess,
+    OpenAccount,
+    PostTransaction,
+    RegisterCurrency,
+    RevokeAccess,
+    UpdateLedger,
+)
+from domain.ledger.events import (
+    AccessGranted,
+    AccessRevoked,
+    AccountOpened,
+    CurrencyRegistered,
+    LedgerCreated,
+    MetadataChanged,
+    PostedLine,
+    TransactionPosted,
+)
+from domain.ledger.model import Account, Grant, Ledger, Profile, Touches
 from domain.messages import Command, Event, Recorded
 from domain.money import format_minor, parse_minor
 
@@ -21,10 +41,40 @@ from domain.money import format_minor, parse_minor
 
 
 def create_ledger(command: CreateLedger, ledger: Ledger, recorded: Recorded) -> list[Event]:
-    # The id was reserved for this command when it was accepted, so nothing can stand in its way.
+    # The id was reserved for this command when it was accepted, so only its principal can stand in its way.
+    rules.CREATION.check((rules.Asked(ledger, ledger.may_create(recorded.principal)),))
     return [
         LedgerCreated(id=ledger.id, name=command.name, owner=recorded.principal, metadata=dict(command.metadata or {}))
     ]
+
+
+def update_ledger(command: UpdateLedger, ledger: Ledger, recorded: Recorded) -> list[Event]:
+    _admit(ledger, recorded, "owner")
+    merged = dict(ledger.profile.metadata) if ledger.profile is not None else {}
+    for key, value in command.metadata.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = value
+    rules.METADATA.check((merged,))
+    # sorted, since Postgres gives members back in an order of its own
+    return [MetadataChanged(metadata=dict(sorted(merged.items())))]
+
+
+def grant_access(command: GrantAccess, ledger: Ledger, recorded: Recorded) -> list[Event]:
+    _admit(ledger, recorded, "owner")
+    admission = (rules.Admission(ledger, command.user, command.role),)
+    rules.GRANTABLE.check(admission)
+    rules.OWNED.check(admission)
+    return [AccessGranted(user=command.user, role=command.role)]
+
+
+def revoke_access(command: RevokeAccess, ledger: Ledger, recorded: Recorded) -> list[Event]:
+    _admit(ledger, recorded, "owner")
+    admission = (rules.Admission(ledger, command.user, None),)
+    rules.REVOCABLE.check(admission)
+    rules.OWNED.check(admission)
+    return [AccessRevoked(user=command.user)]
 
 
 def register_currency(command: RegisterCurrency, ledger: Ledger, recorded: Recorded) -> list[Event]:
@@ -119,6 +169,26 @@ def _full_scale(text: str | None, scale: int) -> str | None:
 
 def ledger_created(event: LedgerCreated, ledger: Ledger, stamp: Stamp) -> list[str]:
     ledger.profile = Profile(event.id, event.name, event.owner, event.metadata, stamp.recorded_at, stamp.seq)
+    return _keep_grant(event.owner, "owner", ledger, stamp)
+
+
+def metadata_changed(event: MetadataChanged, ledger: Ledger, stamp: Stamp) -> list[str]:
+    if ledger.profile is not None:
+        ledger.profile = replace(ledger.profile, metadata=event.metadata, version=stamp.seq)
+    return []
+
+
+def access_granted(event: AccessGranted, ledger: Ledger, stamp: Stamp) -> list[str]:
+    return _keep_grant(event.user, event.role, ledger, stamp)
+
+
+def access_revoked(event: AccessRevoked, ledger: Ledger, stamp: Stamp) -> list[str]:
+    return _keep_grant(event.user, None, ledger, stamp)
+
+
+def _keep_grant(user: UUID, role: str | None, ledger: Ledger, stamp: Stamp) -> list[str]:
+    ledger.members[user].grant = role
+    ledger.granted[user] = Grant(role, stamp.seq, stamp.recorded_at)
     return []
 
 
@@ -176,6 +246,8 @@ def touches(command: Command, into: Touches) -> None:
         into.currencies.add(command.currency)
     elif isinstance(command, RegisterCurrency):
         into.currencies.add(command.code)
+    elif isinstance(command, (GrantAccess, RevokeAccess)):
+        into.users.add(command.user)
 
 
 def weight(command: Command) -> int:
@@ -185,18 +257,27 @@ def weight(command: Command) -> int:
 
 KINDS: Final[Mapping[str, type[Command]]] = {
     "create_ledger": CreateLedger,
+    "update_ledger": UpdateLedger,
+    "grant_access": GrantAccess,
+    "revoke_access": RevokeAccess,
     "register_currency": RegisterCurrency,
     "open_account": OpenAccount,
     "post_transaction": PostTransaction,
 }
 HANDLERS: Final[Mapping[type[Command], Callable[..., list[Event]]]] = {
     CreateLedger: create_ledger,
+    UpdateLedger: update_ledger,
+    GrantAccess: grant_access,
+    RevokeAccess: revoke_access,
     RegisterCurrency: register_currency,
     OpenAccount: open_account,
     PostTransaction: post_transaction,
 }
 APPLIERS: Final[Mapping[type[Event], Callable[..., list[str]]]] = {
     LedgerCreated: ledger_created,
+    MetadataChanged: metadata_changed,
+    AccessGranted: access_granted,
+    AccessRevoked: access_revoked,
     CurrencyRegistered: currency_registered,
     AccountOpened: account_opened,
     TransactionPosted: transaction_posted,

@@ -14,8 +14,10 @@ from domain.messages import Balance
 from domain.money import format_minor
 
 DEBIT_NORMAL: Final = frozenset({"asset", "expense"})
-ROLES: Final = ("reader", "writer", "owner")
-"""Grants on a ledger, the weakest first; each includes those before it."""
+RANKS: Final = {"reader": 1, "writer": 2, "owner": 3}
+"""Grants on a ledger; each includes the weaker ones."""
+CREATORS: Final = frozenset({"admin", "user"})
+"""Whoever has one of these roles may create ledgers."""
 
 
 class Account(msgspec.Struct):
@@ -82,10 +84,11 @@ class Touches(msgspec.Struct):
     accounts: set[str]
     currencies: set[str]
     references: set[str]
+    users: set[UUID]
 
     @classmethod
     def none(cls) -> Touches:
-        return cls(set(), set(), set())
+        return cls(set(), set(), set(), set())
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -99,10 +102,34 @@ class Profile(msgspec.Struct, frozen=True):
     version: int
 
 
+class Member(msgspec.Struct):
+    """A user as the ledger knows them: their roles in the service, and what was granted to them here."""
+
+    active: bool
+    roles: frozenset[str]
+    grant: str | None
+
+    @property
+    def rank(self) -> int:
+        """What it comes to. Administrators own every ledger; who is disabled has nothing, whatever was granted."""
+        if not self.active:
+            return 0
+        return RANKS["owner"] if "admin" in self.roles else RANKS.get(self.grant or "", 0)
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What an event of the turn has left a user with, None after revoking, and when."""
+
+    role: str | None
+    seq: int
+    granted_at: datetime
+
+
 class Ledger(msgspec.Struct):
     """The aggregate, loaded as far as `Touches` asked. Handlers read it, appliers change it.
 
-    `roles` holds what each principal of the turn was granted; who is absent has no access.
+    `members` holds the principals of the turn and the users that its commands name, as far as they exist; and of the
+    ledger's other owners enough to tell whether one is left when all of those are gone.
     """
 
     id: str
@@ -110,13 +137,24 @@ class Ledger(msgspec.Struct):
     currencies: Currencies
     accounts: dict[str, Account]
     references: set[str]
-    roles: dict[UUID, str]
+    members: dict[UUID, Member]
     changed: set[str] = msgspec.field(default_factory=set)
     opened: set[str] = msgspec.field(default_factory=set)
+    granted: dict[UUID, Grant] = msgspec.field(default_factory=dict)
 
     def may(self, principal: UUID, role: str) -> bool:
-        granted = self.roles.get(principal)
-        return granted is not None and ROLES.index(granted) >= ROLES.index(role)
+        member = self.members.get(principal)
+        return member is not None and member.rank >= RANKS[role]
+
+    def may_create(self, principal: UUID) -> bool:
+        member = self.members.get(principal)
+        return member is not None and member.active and not CREATORS.isdisjoint(member.roles)
+
+    def has_owner_besides(self, user: UUID) -> bool:
+        """Whether somebody else was granted to own it who can still log in."""
+        return any(
+            other != user and member.active and member.grant == "owner" for other, member in self.members.items()
+        )
 
     def snapshots(self, names: Iterable[str]) -> tuple[Balance, ...]:
         return tuple(self.accounts[name].snapshot() for name in names)

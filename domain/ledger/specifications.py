@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
 from domain.errors import DomainError, Fault, NotFoundError
-from domain.ledger.commands import OpenAccount, Posting, RegisterCurrency
+from domain.ledger.commands import MAX_METADATA, OpenAccount, Posting, RegisterCurrency
 from domain.ledger.model import Account, Ledger
 from domain.money import LIMIT_MINOR, decimals_of, parse_minor
 from domain.specification import Rule, Specification
@@ -73,6 +74,58 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 exists: Specification[Asked] = Specification(lambda asked: asked.ledger.profile is not None)
 granted: Specification[Asked] = Specification(lambda asked: asked.granted)
 ACCESS: Final = Rule(exists & granted, lambda asked: NotFoundError(f"There is no ledger {asked.ledger.id}."))
+CREATION: Final = Rule(granted, lambda asked: NotFoundError(f"There is nobody to own the ledger {asked.ledger.id}."))
+
+
+# -- who may do what --------------------------------------------------------------------------------------------------
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """A user, and the role they are to have from now on: None takes away the one they have."""
+
+    ledger: Ledger
+    user: UUID
+    role: str | None
+
+    @property
+    def grant(self) -> str | None:
+        member = self.ledger.members.get(self.user)
+        return None if member is None else member.grant
+
+
+def _is_active(admission: Admission) -> bool:
+    member = admission.ledger.members.get(admission.user)
+    return member is not None and member.active
+
+
+user_is_active: Specification[Admission] = Specification(_is_active)
+has_grant: Specification[Admission] = Specification(lambda a: a.grant is not None)
+stays_owner: Specification[Admission] = Specification(lambda a: a.grant != "owner" or a.role == "owner")
+leaves_an_owner: Specification[Admission] = Specification(lambda a: a.ledger.has_owner_besides(a.user))
+
+GRANTABLE: Final = Rule(user_is_active, lambda a: NotFoundError(f"There is no user {a.user}."))
+REVOCABLE: Final = Rule(has_grant, lambda a: NotFoundError(f"Nothing was granted to {a.user}."))
+# without one, nobody but an administrator could ever let anybody in again
+OWNED: Final = Rule(
+    stays_owner | leaves_an_owner,
+    lambda a: DomainError(
+        "precondition_failed", f"{a.user} is the last owner of {a.ledger.id}: make another one first."
+    ),
+)
+
+
+# -- metadata ---------------------------------------------------------------------------------------------------------
+
+few_enough: Specification[dict[str, str]] = Specification(lambda metadata: len(metadata) <= MAX_METADATA)
+METADATA: Final = Rule(
+    few_enough,
+    lambda metadata: _refusal(
+        "validation_failed",
+        f"That would make {len(metadata)} keys of metadata; {MAX_METADATA} is the most.",
+        "#/metadata",
+        f"must leave at most {MAX_METADATA} keys",
+    ),
+)
 
 
 # -- opening an account -----------------------------------------------------------------------------------------------

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import msgspec
 from asyncpg import Record
 
 from domain.currency import Currencies
 from domain.decision import Link
-from domain.ledger.events import TransactionPosted
+from domain.ledger.events import LedgerCreated, TransactionPosted
 from domain.ledger.handlers import touches
-from domain.ledger.model import Account, Ledger, Profile, Touches
+from domain.ledger.model import Account, Ledger, Member, Profile, Touches
 from domain.messages import Recorded
 from domain.money import parse_minor
 from infrastructure.currencies import ISO_SCALES
@@ -21,10 +22,21 @@ from infrastructure.postgres import Db
 
 PROFILE: Final = "SELECT id, name, owner, metadata, created_at, version FROM ledgers WHERE id = $1"
 
-ROLES: Final = """
-SELECT users.id, CASE WHEN 'admin' = ANY (users.roles) THEN 'owner' ELSE grants.role END AS role
+MEMBERS: Final = """
+SELECT users.id, users.status = 'active' AS active, users.roles, grants.role
 FROM users LEFT JOIN grants ON grants.user_id = users.id AND grants.ledger = $1
-WHERE users.id = ANY ($2::uuid[]) AND users.status = 'active'
+WHERE users.id = ANY ($2::uuid[])
+"""
+
+# Held until the commit: whoever reads these grants in order to cache them (`infrastructure.grants`) waits for it.
+LOCK_GRANTS: Final = """
+SELECT FROM grants WHERE ledger = $1 AND user_id = ANY ($2::uuid[]) ORDER BY user_id FOR UPDATE
+"""
+
+OWNERS: Final = """
+SELECT users.id, true AS active, users.roles, grants.role
+FROM grants JOIN users ON users.id = grants.user_id
+WHERE grants.ledger = $1 AND grants.role = 'owner' AND users.status = 'active' LIMIT $2
 """
 
 # Money comes and goes as text: int() of it costs a fifth of what the driver's Decimals do.
@@ -41,6 +53,17 @@ REFERENCES: Final = "SELECT reference FROM transactions WHERE ledger = $1 AND re
 CREATE: Final = """
 INSERT INTO ledgers (id, name, metadata, owner, version, created_at) VALUES ($1, $2, $3, $4, $5, $6)
 """
+
+UPDATE: Final = "UPDATE ledgers SET metadata = $2, version = $3 WHERE id = $1"
+
+GRANT: Final = """
+INSERT INTO grants (ledger, user_id, role, granted_at, seq)
+SELECT $1, * FROM unnest($2::uuid[], $3::text[], $4::timestamptz[], $5::bigint[])
+ON CONFLICT (ledger, user_id) DO UPDATE
+    SET role = excluded.role, granted_at = excluded.granted_at, seq = excluded.seq
+"""
+
+REVOKE: Final = "DELETE FROM grants WHERE ledger = $1 AND user_id = ANY ($2::uuid[])"
 
 KEEP_CURRENCIES: Final = """
 INSERT INTO currencies (ledger, code, scale) SELECT $1, * FROM unnest($2::text[], $3::smallint[])
@@ -77,22 +100,23 @@ async def load(db: Db, ledger_id: str, commands: Iterable[Recorded]) -> Ledger:
     for recorded in commands:
         touches(recorded.command, needed)
         principals.add(recorded.principal)
+    if needed.users:
+        await db.execute(LOCK_GRANTS, ledger_id, sorted(needed.users))
     row = await db.fetchrow(PROFILE, ledger_id)
-    roles = await db.fetch(ROLES, ledger_id, sorted(principals))
     return Ledger(
         id=ledger_id,
         profile=None if row is None else _profile(row),
         currencies=Currencies(await _scales(db, ledger_id, needed.currencies), ISO_SCALES),
         accounts=await _accounts(db, ledger_id, needed.accounts),
         references=await _references(db, ledger_id, needed.references),
-        roles={row["id"]: row["role"] for row in roles if row["role"] is not None},
+        members=await _members(db, ledger_id, principals, needed.users),
     )
 
 
 async def save(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
     """Writes what `links` changed. The caller's transaction makes it one with the journal."""
-    if ledger.profile is not None and links[0].entry.seq <= ledger.profile.version:
-        await _create(db, ledger.profile)
+    await _save_profile(db, ledger, links)
+    await _save_grants(db, ledger)
     kept = ledger.currencies.first_used
     if kept:
         await db.execute(KEEP_CURRENCIES, ledger.id, list(kept), list(kept.values()))
@@ -104,13 +128,24 @@ async def save(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> 
 
 def views(ledger: Ledger) -> list[str]:
     """The cached views that the turn's events made old, by their names within the ledger."""
-    return [f"account:{name}" for name in ledger.changed | ledger.opened]
+    return [
+        *(f"account:{name}" for name in ledger.changed | ledger.opened),
+        *(f"grant:{user}" for user in ledger.granted),
+    ]
 
 
 async def _scales(db: Db, ledger_id: str, codes: set[str]) -> dict[str, int]:
     if not codes:
         return {}
     return {row["code"]: row["scale"] for row in await db.fetch(CURRENCIES, ledger_id, sorted(codes))}
+
+
+async def _members(db: Db, ledger_id: str, principals: set[UUID], named: set[UUID]) -> dict[UUID, Member]:
+    rows = await db.fetch(MEMBERS, ledger_id, sorted(principals | named))
+    if named:
+        # no turn can take ownership from more users than its commands name: one owner more than those is enough
+        rows += await db.fetch(OWNERS, ledger_id, len(named) + 1)
+    return {row["id"]: Member(row["active"], frozenset(row["roles"]), row["role"]) for row in rows}
 
 
 async def _references(db: Db, ledger_id: str, references: set[str]) -> set[str]:
@@ -152,6 +187,32 @@ def _account(row: Record) -> Account:
 
 def _minor(text: str | None) -> int | None:
     return None if text is None else int(text)
+
+
+async def _save_profile(db: Db, ledger: Ledger, links: Sequence[Link]) -> None:
+    profile = ledger.profile
+    if profile is None:
+        return
+    if isinstance(links[0].entry.data, LedgerCreated):
+        await _create(db, profile)
+    elif links[0].entry.seq <= profile.version:
+        await db.execute(UPDATE, profile.id, _json(profile.metadata).decode(), profile.version)
+
+
+async def _save_grants(db: Db, ledger: Ledger) -> None:
+    revoked = [user for user, grant in ledger.granted.items() if grant.role is None]
+    if revoked:
+        await db.execute(REVOKE, ledger.id, revoked)
+    granted = [(user, grant) for user, grant in ledger.granted.items() if grant.role is not None]
+    if granted:
+        await db.execute(
+            GRANT,
+            ledger.id,
+            [user for user, _ in granted],
+            [grant.role for _, grant in granted],
+            [grant.granted_at for _, grant in granted],
+            [grant.seq for _, grant in granted],
+        )
 
 
 async def _create(db: Db, profile: Profile) -> None:

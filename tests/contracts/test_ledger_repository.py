@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import count
 from typing import Protocol
@@ -24,17 +24,24 @@ from infrastructure.settings import Settings
 from tests.books import (
     ADA,
     CODES,
+    DAN,
+    EVE,
+    KIM,
     LARGEST,
     NOON,
     RULES,
     Books,
     create,
+    everybody,
+    grant,
     open_account,
     post,
     record,
     register,
+    revoke,
     runs_in_turns,
     state_of,
+    update,
 )
 from tests.fakes import FakeLedgers
 
@@ -44,8 +51,12 @@ EVERYTHING = [
     *[record(open_account(name), number) for number, name in enumerate(NAMES)],
     *[record(register(code, 0), number) for number, code in enumerate(CODES)],
     *[record(post(("a:0", "a:1", "1"), reference=reference), number) for number, reference in enumerate(REFERENCES)],
+    *[record(revoke(user), number) for number, user in enumerate((ADA, KIM, DAN, EVE))],
 ]
 """Commands that together ask for all that the random ones touch."""
+
+ADD_USER = "INSERT INTO users (id, username, roles, status) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
+ADD_GRANT = "INSERT INTO grants (ledger, user_id, role) VALUES ($1, $2, $3)"
 
 _numbers = count()
 
@@ -53,6 +64,7 @@ _numbers = count()
 class Store(Protocol):
     """A ledger repository, as these tests drive it."""
 
+    def add_user(self, user: UUID, *, active: bool = True, roles: Iterable[str] = ("user",)) -> None: ...
     def grant(self, ledger: str, user: UUID, role: str) -> None: ...
     def load(self, ledger_id: str, commands: Sequence[Recorded]) -> Ledger: ...
     def save(self, ledger: Ledger, links: Sequence[Link], now: datetime) -> None: ...
@@ -66,6 +78,8 @@ class Shelf:
         self.store = store
         self.head = Head(f"ledger:{self.id}", 1, 0, GENESIS)
         self._numbers = count(1)
+        for user, member in everybody().items():
+            store.add_user(user, active=member.active, roles=member.roles)
         store.grant(self.id, ADA, "owner")
 
     def turn(self, *commands: Command, saving: bool = True) -> Decision:
@@ -154,6 +168,54 @@ class LedgerRepositories:
         elsewhere = store.load(Shelf(store).id, [record(create(), 1, eve), record(create(), 2, uuid4())])
         assert not elsewhere.may(eve, "reader")
 
+    @pytest.mark.parametrize(
+        ("active", "roles", "may"), [(True, ["admin"], True), (True, ["operator"], False), (False, ["admin"], False)]
+    )
+    def test_administrators_own_every_ledger_while_they_are_not_disabled(
+        self, store: Store, shelf: Shelf, active: bool, roles: list[str], may: bool
+    ) -> None:
+        anna = uuid4()
+        store.add_user(anna, active=active, roles=roles)
+        ledger = store.load(shelf.id, [record(create(), 1, anna)])
+        assert (ledger.may(anna, "owner"), ledger.may(anna, "reader"), ledger.may_create(anna)) == (may, may, may)
+
+    def test_who_is_disabled_has_nothing_whatever_was_granted(self, store: Store, shelf: Shelf) -> None:
+        store.grant(shelf.id, DAN, "owner")
+        ledger = store.load(shelf.id, [record(revoke(DAN), 1, DAN)])
+        assert not ledger.may(DAN, "reader")
+        assert ledger.members[DAN].grant == "owner"
+
+    def test_a_grant_comes_back_as_it_was_given_last_and_not_at_all_once_it_is_revoked(self, shelf: Shelf) -> None:
+        shelf.turn(create(), grant(EVE, "reader"), grant(KIM, "writer"))
+        assert self.grants(shelf) == {ADA: "owner", EVE: "reader", KIM: "writer"}
+        shelf.turn(revoke(EVE), grant(EVE, "owner"), grant(KIM, "reader"), revoke(KIM))
+        assert self.grants(shelf) == {ADA: "owner", EVE: "owner"}
+        shelf.turn(revoke(ADA))
+        assert self.grants(shelf) == {EVE: "owner"}
+
+    def grants(self, shelf: Shelf) -> dict[UUID, str]:
+        return {
+            user: member.grant for user, member in shelf.load(*map(revoke, everybody())).members.items() if member.grant
+        }
+
+    @pytest.mark.parametrize("named", [1, 2, 3])
+    def test_of_the_other_owners_one_more_than_can_go_is_loaded(self, store: Store, shelf: Shelf, named: int) -> None:
+        for _ in range(5):
+            store.grant(shelf.id, uuid4(), "owner")
+        commands = [record(revoke(uuid4()), number) for number in range(named)]
+        owners = [m for m in store.load(shelf.id, commands).members.values() if m.active and m.grant == "owner"]
+        assert named + 1 <= len(owners) <= named + 2
+        assert [*store.load(shelf.id, [record(create(), 1)]).members] == [ADA]
+
+    def test_metadata_comes_back_as_it_was_merged(self, shelf: Shelf) -> None:
+        shelf.turn(CreateLedger(id=shelf.id, name="Acme", metadata={"zz": "1", "a": "2", "м": "3"}))
+        shelf.turn(update(a=None, b='"'), update(zz="9"))
+        profile = shelf.load(create()).profile
+        assert profile is not None
+        assert (profile.metadata, profile.version, profile.name) == ({"zz": "9", "b": '"', "м": "3"}, 3, "Acme")
+        shelf.turn(open_account("a"))
+        assert shelf.load(create()).profile == profile
+
     def test_what_a_turn_threw_away_leaves_nothing(self, shelf: Shelf) -> None:
         shelf.turn(create(), open_account("a:0"), open_account("a:1"))
         before = state_of(shelf.store.load(shelf.id, EVERYTHING))
@@ -233,14 +295,13 @@ class Postgres:
         self._runner = runner
         self._db = db
 
-    def grant(self, ledger: str, user: UUID, role: str) -> None:
-        self._runner.run(self._grant(ledger, user, role))
+    def add_user(self, user: UUID, *, active: bool = True, roles: Iterable[str] = ("user",)) -> None:
+        status = "active" if active else "disabled"
+        self._runner.run(self._db.execute(ADD_USER, user, f"user-{user}", list(roles), status))
 
-    async def _grant(self, ledger: str, user: UUID, role: str) -> None:
-        name = f"user-{user}"
-        add = "INSERT INTO users (id, username, roles) VALUES ($1, $2, '{user}') ON CONFLICT DO NOTHING"
-        await self._db.execute(add, user, name)
-        await self._db.execute("INSERT INTO grants (ledger, user_id, role) VALUES ($1, $2, $3)", ledger, user, role)
+    def grant(self, ledger: str, user: UUID, role: str) -> None:
+        self.add_user(user)
+        self._runner.run(self._db.execute(ADD_GRANT, ledger, user, role))
 
     def load(self, ledger_id: str, commands: Sequence[Recorded]) -> Ledger:
         return self._runner.run(ledgers.load(self._db, ledger_id, commands))
@@ -285,3 +346,18 @@ class TestPostgres(LedgerRepositories):
         ]
         counted = store._runner.run(store._db.fetchval("SELECT accounts FROM ledgers WHERE id = $1", shelf.id))
         assert counted == 3
+
+    def test_a_grant_names_the_event_that_granted_it(self, store: Store, shelf: Shelf) -> None:
+        assert isinstance(store, Postgres)
+        shelf.turn(create(), grant(EVE, "reader"), grant(KIM, "writer"))
+        shelf.decide([record(grant(EVE, "writer"), 9)], NOON + timedelta(seconds=1))
+        rows = store._runner.run(
+            store._db.fetch(
+                "SELECT user_id, role, granted_at, seq FROM grants WHERE ledger = $1 ORDER BY seq DESC", shelf.id
+            )
+        )
+        assert [tuple(row) for row in rows] == [
+            (EVE, "writer", NOON + timedelta(seconds=1), 4),
+            (KIM, "writer", NOON, 3),
+            (ADA, "owner", NOON, 1),
+        ]

@@ -11,10 +11,34 @@ import pytest
 from domain.catalog import APPLIERS, EVENTS
 from domain.decision import GENESIS, Head, Stamp
 from domain.ledger.commands import CreateLedger, OpenAccount, Posting, PostTransaction
-from domain.ledger.events import AccountOpened, CurrencyRegistered, LedgerCreated, PostedLine, TransactionPosted
-from domain.ledger.model import Ledger
+from domain.ledger.events import (
+    AccessGranted,
+    AccessRevoked,
+    AccountOpened,
+    CurrencyRegistered,
+    LedgerCreated,
+    MetadataChanged,
+    PostedLine,
+    TransactionPosted,
+)
+from domain.ledger.model import Grant, Ledger
 from domain.messages import Command, Entry, Event
-from tests.books import ADA, NOON, Books, create, empty_ledger, open_account, post, record, register
+from tests.books import (
+    ADA,
+    EVE,
+    KIM,
+    NOON,
+    Books,
+    create,
+    empty_ledger,
+    grant,
+    open_account,
+    post,
+    record,
+    register,
+    revoke,
+    update,
+)
 
 # These bytes are hashed, stored and published. Whoever changes them breaks every reader of journals.
 GOLDEN: dict[type[Event], tuple[Command, str]] = {
@@ -24,6 +48,25 @@ GOLDEN: dict[type[Event], tuple[Command, str]] = {
         '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
         '"correlation_id":"correlation-9","data":{"id":"acme","name":"Acme \\"Köln\\"",'
         '"owner":"01890000-0000-7000-8000-00000000ada0","metadata":{"tier":"1"}},"balances":[]}',
+    ),
+    MetadataChanged: (
+        update(tier=None, city="Köln", a=""),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"MetadataChanged",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"metadata":{"a":"","city":"Köln"}},"balances":[]}',
+    ),
+    AccessGranted: (
+        grant(EVE, "writer"),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"AccessGranted",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"user":"01890000-0000-7000-8000-00000000e4e0","role":"writer"},'
+        '"balances":[]}',
+    ),
+    AccessRevoked: (
+        revoke(KIM),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"AccessRevoked",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"user":"01890000-0000-7000-8000-00000000c100"},"balances":[]}',
     ),
     CurrencyRegistered: (
         register("POINTS", 4),
@@ -65,7 +108,7 @@ GOLDEN: dict[type[Event], tuple[Command, str]] = {
 
 def some_books() -> Books:
     books = Books(create(), open_account("bank"), open_account("alice", kind="liability", least="0"))
-    books.run(open_account("bob", kind="liability"))
+    books.run(open_account("bob", kind="liability"), grant(KIM, "reader"))
     books.head = Head("ledger:acme", 3, 7, GENESIS)
     return books
 
@@ -113,6 +156,23 @@ def test_a_created_ledger_has_a_record() -> None:
     assert ledger.profile is not None
     assert (ledger.profile.name, ledger.profile.owner, ledger.profile.metadata) == ("Acme", ADA, {"a": "b"})
     assert (ledger.profile.created_at, ledger.profile.version) == (NOON, 5)
+    assert ledger.granted == {ADA: Grant("owner", 5, NOON)}
+    assert apply(MetadataChanged(metadata={"c": "d"}), ledger) == []
+    assert (ledger.profile.name, ledger.profile.metadata) == ("Acme", {"c": "d"})
+
+
+def test_what_was_granted_is_kept_until_it_is_revoked() -> None:
+    ledger = empty_ledger()
+    for user, event, role in (
+        (EVE, AccessGranted(user=EVE, role="reader"), "reader"),
+        (EVE, AccessGranted(user=EVE, role="owner"), "owner"),
+        (ADA, AccessRevoked(user=ADA), None),
+    ):
+        assert apply(event, ledger) == []
+        assert ledger.members[user].grant == role
+        assert ledger.granted[user] == Grant(role, 5, NOON)
+    assert ledger.may(EVE, "owner")
+    assert not ledger.may(ADA, "reader")
 
 
 def test_a_registered_currency_is_known_and_kept() -> None:

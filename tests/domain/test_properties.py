@@ -15,7 +15,20 @@ from domain.decision import GENESIS, Decision, Head, Link, Outcome, decide
 from domain.ledger.events import AccountOpened, TransactionPosted
 from domain.messages import Balance, Recorded
 from domain.money import LIMIT_MINOR, parse_minor
-from tests.books import ADA, LARGEST, NOON, RULES, SOME_OPEN, Books, create, open_account, post, runs, runs_in_turns
+from tests.books import (
+    ADA,
+    LARGEST,
+    NOON,
+    RULES,
+    SOME_OPEN,
+    Books,
+    create,
+    everybody,
+    open_account,
+    post,
+    runs,
+    runs_in_turns,
+)
 from tests.domain.test_refusals import PRECEDENCE
 from tests.fakes import FakeLedgers
 
@@ -134,6 +147,8 @@ def test_the_chain_of_hashes_can_be_recomputed(run: list[Recorded]) -> None:
 def in_turns(turns: Sequence[Sequence[Recorded]]) -> tuple[list[bytes], list[Outcome], Head]:
     """As turns do it: each loads what its own commands need from a store, decides, and saves."""
     store = FakeLedgers()
+    for user, member in everybody().items():
+        store.add_user(user, active=member.active, roles=member.roles)
     store.grant("acme", ADA, "owner")
     head = Head("ledger:acme", 1, 0, GENESIS)
     decisions: list[Decision] = []

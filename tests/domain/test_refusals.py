@@ -10,13 +10,34 @@ from itertools import chain, combinations
 from typing import NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from domain.errors import CATALOGUE, Fault
+from domain.ledger.events import MetadataChanged
+from domain.ledger.model import Member
 from domain.messages import Command, Refusal
-from tests.books import ADA, EVE, Books, create, open_account, post, register, standard_books
+from tests.books import (
+    ADA,
+    DAN,
+    EVE,
+    KIM,
+    NOBODY,
+    Books,
+    create,
+    grant,
+    member,
+    open_account,
+    post,
+    record,
+    register,
+    revoke,
+    standard_books,
+    update,
+)
 
 PRECEDENCE = (
     "not_found",
+    "validation_failed",
     "account_exists",
     "currency_exists",
     "reference_taken",
@@ -24,6 +45,7 @@ PRECEDENCE = (
     "currency_unknown",
     "currency_mismatch",
     "amount_scale",
+    "precondition_failed",
     "amount_overflow",
     "insufficient_funds",
     "max_balance_exceeded",
@@ -31,19 +53,48 @@ PRECEDENCE = (
 
 
 class Row(NamedTuple):
-    """A command that is refused: with which code, where, which value is at fault there, and in which words."""
+    """A command that is refused: with which code, where, which value is at fault there, and in which words.
+
+    What is wrong with a user in the path, nothing can point at.
+    """
 
     command: Command
     code: str
-    pointer: str
+    pointer: str | None
     place: str
     detail: str
+
+    @property
+    def refusal(self) -> Refusal:
+        faults = () if self.pointer is None else (Fault(self.pointer, self.place),)
+        return Refusal(self.code, self.detail, faults)
 
 
 BANK, ALICE, BOB, TOKYO, VAULT = "assets:bank", "wallets:alice", "wallets:bob", "assets:tokyo", "assets:vault"
 TOO_MUCH = "9" * 37
 
 REFUSALS = {
+    "a grant to nobody": Row(grant(NOBODY, "reader"), "not_found", None, "", f"There is no user {NOBODY}."),
+    "a grant to somebody disabled": Row(grant(DAN, "reader"), "not_found", None, "", f"There is no user {DAN}."),
+    "a grant taken from nobody": Row(revoke(NOBODY), "not_found", None, "", f"Nothing was granted to {NOBODY}."),
+    "a grant taken from who has none": Row(revoke(EVE), "not_found", None, "", f"Nothing was granted to {EVE}."),
+    "the last owner demoted": Row(
+        grant(ADA, "writer"),
+        "precondition_failed",
+        None,
+        "",
+        f"{ADA} is the last owner of acme: make another one first.",
+    ),
+    "the last owner gone": Row(
+        revoke(ADA), "precondition_failed", None, "", f"{ADA} is the last owner of acme: make another one first."
+    ),
+    "more metadata than fits": Row(
+        update(**{f"k{number}": "" for number in range(51)}),
+        "validation_failed",
+        "#/metadata",
+        "must leave at most 50 keys",
+        "That would make 51 keys of metadata; 50 is the most.",
+    ),
     "a currency by ISO 4217": Row(
         register("USD", 2), "currency_exists", "#/code", "USD", "USD is known already, with scale 2."
     ),
@@ -195,7 +246,7 @@ def refusal_of(made: Books, command: Command, *, stranger: bool = False) -> Refu
 def test_refused(row: Row) -> None:
     made = books()
     before, head = made.state(), made.head
-    assert refusal_of(made, row.command) == Refusal(row.code, row.detail, (Fault(row.pointer, row.place),))
+    assert refusal_of(made, row.command) == row.refusal
     assert (made.state(), made.head) == (before, head)
 
 
@@ -204,19 +255,136 @@ def test_who_was_granted_nothing_learns_nothing(row: Row) -> None:
     assert refusal_of(books(), row.command, stranger=True) == Refusal("not_found", "There is no ledger acme.")
 
 
-@pytest.mark.parametrize("command", [register("POINTS", 0), open_account("new"), post((BANK, ALICE, "1"))])
+OF_WRITERS = [register("SHELLS", 0), open_account("new"), post((BANK, ALICE, "1"))]
+OF_OWNERS = [update(a="1"), grant(KIM, "reader"), grant(EVE, "reader"), revoke(EVE)]
+
+
+@pytest.mark.parametrize("command", [*OF_WRITERS, *OF_OWNERS])
 def test_a_ledger_that_was_never_created_refuses_its_owner_too(command: Command) -> None:
     assert refusal_of(Books(), command) == Refusal("not_found", "There is no ledger acme.")
 
 
-@pytest.mark.parametrize(("role", "may"), [("reader", False), ("writer", True), ("owner", True)])
-def test_authority_is_looked_at_when_the_command_is_applied(role: str, may: bool) -> None:
-    made = books()
-    made.ledger.roles[EVE] = role
-    for command in (register("SHELLS", 0), open_account("new"), post((BANK, ALICE, "1"))):
+@pytest.mark.parametrize(
+    ("who", "may"),
+    [
+        (member("reader"), []),
+        (member("writer"), OF_WRITERS),
+        (member("owner"), [*OF_WRITERS, *OF_OWNERS]),
+        (member(roles=["admin"]), [*OF_WRITERS, *OF_OWNERS[:-1]]),
+        (member(roles=["operator"]), []),
+        (member("owner", active=False), []),
+        (member("owner", roles=["admin"], active=False), []),
+    ],
+)
+def test_authority_is_looked_at_when_the_command_is_applied(who: Member, may: list[Command]) -> None:
+    for command in (*OF_WRITERS, *OF_OWNERS):
+        made = books()
+        made.ledger.members[EVE] = replace(who)
         refusal = refusal_of(made, command, stranger=True)
-        assert (refusal is None) == may
-        assert may or (refusal is not None and refusal.code == "not_found")
+        assert (refusal is None) == (command in may), command
+        assert refusal is None or refusal.code == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("who", "may"),
+    [
+        (member(), True),
+        (member(roles=["admin"]), True),
+        (member(roles=["operator"]), False),
+        (member(roles=[]), False),
+        (member(active=False), False),
+        (member(roles=["admin"], active=False), False),
+    ],
+)
+def test_who_creates_a_ledger_must_still_be_allowed_to_when_that_is_applied(who: Member, may: bool) -> None:
+    made = Books()
+    made.ledger.members[EVE] = replace(who)
+    refusal = refusal_of(made, create(), stranger=True)
+    expected = Refusal("not_found", "There is nobody to own the ledger acme.")
+    assert refusal == (None if may else expected)
+    assert (made.ledger.profile is not None) == may
+
+
+def test_a_writer_whose_grant_is_gone_is_refused_as_a_stranger_is() -> None:
+    made = books()
+    made.run(grant(EVE, "writer"))
+    assert refusal_of(made, OF_WRITERS[0], stranger=True) is None
+    made.run(revoke(EVE))
+    assert refusal_of(made, OF_WRITERS[1], stranger=True) == Refusal("not_found", "There is no ledger acme.")
+
+
+def test_what_is_granted_counts_for_the_next_command_of_the_same_turn() -> None:
+    made = books()
+    commands = [
+        record(command, number, who)
+        for number, (who, command) in enumerate(
+            [
+                (EVE, open_account("one")),
+                (ADA, grant(EVE, "writer")),
+                (EVE, open_account("two")),
+                (EVE, grant(KIM, "reader")),
+                (ADA, grant(EVE, "owner")),
+                (EVE, revoke(ADA)),
+                (ADA, open_account("three")),
+                (EVE, grant(ADA, "reader")),
+                (ADA, open_account("four")),
+            ],
+            100,
+        )
+    ]
+    refused = [outcome.refusal is not None for outcome in made.decide(commands).outcomes]
+    assert refused == [True, False, False, True, False, False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("other", "may"),
+    [
+        (member("owner"), True),
+        (member("owner", active=False), False),
+        (member("writer"), False),
+        (member(roles=["admin"]), False),
+    ],
+)
+def test_a_ledger_keeps_an_owner_who_can_log_in(other: Member, may: bool) -> None:
+    for command in (revoke(ADA), grant(ADA, "reader")):
+        made = books()
+        made.ledger.members[KIM] = replace(other)
+        assert (code_of(made, command) is None) == may
+        assert refusal_of(made, grant(ADA, "owner")) is None or may
+
+
+def test_one_of_two_owners_may_go_and_not_the_other() -> None:
+    made = books()
+    outcomes = made.run(grant(EVE, "owner"), revoke(EVE), grant(EVE, "owner"), grant(EVE, "writer"), revoke(ADA))
+    assert [outcome.refusal.code if outcome.refusal else None for outcome in outcomes] == [
+        *[None] * 4,
+        "precondition_failed",
+    ]
+
+
+def test_somebody_disabled_can_be_put_out() -> None:
+    made = books()
+    made.ledger.members[DAN].grant = "owner"
+    assert refusal_of(made, grant(DAN, "reader")) is not None
+    assert refusal_of(made, revoke(DAN)) is None
+
+
+def test_metadata_is_merged_and_what_is_null_goes() -> None:
+    made = books()
+    made.run(update(b="1", a="2"), update(b=None, c="3", ghost=None), update())
+    assert [link.entry.data for link in made.links[-3:]] == [
+        MetadataChanged(metadata={"a": "2", "b": "1"}),
+        MetadataChanged(metadata={"a": "2", "c": "3"}),
+        MetadataChanged(metadata={"a": "2", "c": "3"}),
+    ]
+
+
+def test_only_what_is_left_of_metadata_is_counted() -> None:
+    made = books()
+    fifty = {f"k{number}": "" for number in range(50)}
+    assert refusal_of(made, update(**fifty)) is None
+    assert code_of(made, update(one_more="")) == "validation_failed"
+    assert refusal_of(made, update(**dict.fromkeys(fifty), **{f"l{number}": "" for number in range(50)})) is None
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,12 @@ STATEMENTS: Final = (
         CONSTRAINT api_keys_user_id_fkey FOREIGN KEY(user_id) REFERENCES users (id)
     )
     """,
-    "CREATE INDEX api_keys_user_id_idx ON api_keys (user_id)",
+    "CREATE INDEX api_keys_user_id_idx ON api_keys (user_id, id) WHERE revoked_at IS NULL",
+    "ALTER TABLE grants ADD COLUMN seq BIGINT DEFAULT '1' NOT NULL",
+    "CREATE INDEX grants_newest ON grants (ledger, seq)",
+    "CREATE INDEX grants_of_owners ON grants (ledger) WHERE role = 'owner'",
+    # so far there are the creators' alone: they were granted when the ledger's first event was recorded
+    "UPDATE grants SET granted_at = created_at FROM ledgers WHERE id = ledger",
 )
 
 
