@@ -29,6 +29,7 @@ OPEN_ACCOUNT: Final = Form(
     body=OpenAccount,
     command=True,
     answers={201: AccountView, 202: JobView},
+    refusals=("account_exists", "currency_unknown", "amount_scale", "amount_overflow"),
 )
 async def open_account(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, OPEN_ACCOUNT, ledger)

@@ -64,7 +64,7 @@ class Me(msgspec.Struct, frozen=True):
     grants: list[Grant]
 
 
-@post("/auth/login", status_code=200, body=Login)
+@post("/auth/login", status_code=200, body=Login, codes=("invalid_credentials",))
 async def login(request: Request[Any, Any, Any]) -> TokenPair:
     """Log in with user name and password."""
     body = decode(parse_json(await read_body(request)), Login)
@@ -84,7 +84,7 @@ async def login(request: Request[Any, Any, Any]) -> TokenPair:
     return _pair(services, user.id, session_id, 0, session_s)
 
 
-@post("/auth/refresh", status_code=200, body=Refresh)
+@post("/auth/refresh", status_code=200, body=Refresh, codes=("unauthorized",))
 async def refresh(request: Request[Any, Any, Any]) -> TokenPair:
     """Exchange the refresh token for a new pair. A token that was exchanged long ago ends the session."""
     body = decode(parse_json(await read_body(request)), Refresh)
@@ -98,7 +98,7 @@ async def refresh(request: Request[Any, Any, Any]) -> TokenPair:
     return _pair(services, rotated.user_id, token.session_id, rotated.generation, rotated.left_s)
 
 
-@post("/auth/logout", status_code=204)
+@post("/auth/logout", status_code=204, codes=("payload_too_large", "unsupported_media_type"))
 async def logout(request: Request[Any, Any, Any]) -> None:
     """End the session of the access token, and with it all its tokens."""
     await read_body(request)

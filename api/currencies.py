@@ -29,6 +29,7 @@ REGISTER_CURRENCY: Final = Form(
     body=RegisterCurrency,
     command=True,
     answers={201: CurrencyView, 202: JobView},
+    refusals=("currency_exists",),
 )
 async def register_currency(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, REGISTER_CURRENCY, ledger)

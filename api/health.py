@@ -36,7 +36,7 @@ async def live() -> Alive:
     return Alive("ok")
 
 
-@get("/health/ready")
+@get("/health/ready", answers={200: Readiness, 503: Readiness})
 async def ready(request: Request[Any, Any, Any]) -> Response[Readiness]:
     """Whether requests can be served; 503 when not."""
     services = services_of(request)

@@ -149,7 +149,13 @@ async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Respon
     return job_response(found, 200, headers)
 
 
-@get("/v1/jobs", summary="Jobs, newest first", query=sorted(_PARAMETERS), answers={200: JobPage})
+@get(
+    "/v1/jobs",
+    summary="Jobs, newest first",
+    query=sorted(_PARAMETERS),
+    choices={"status": STATUSES, "kind": tuple(KINDS)},
+    answers={200: JobPage},
+)
 async def list_jobs(request: Request[Any, Any, Any]) -> Response[bytes]:
     log = services_of(request).recorder.log
     viewer = viewer_of(caller(request))

@@ -40,6 +40,7 @@ async def admit(request: Request[Any, Any, Any], ledger: str, role: Role) -> Non
     body=CreateLedger,
     command=True,
     answers={201: LedgerView, 202: JobView},
+    codes=("ledger_exists",),
 )
 async def create_ledger(request: Request[Any, Any, Any]) -> Response[bytes]:
     document, attempt = await read_command(request, CreateLedger)

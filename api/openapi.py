@@ -1,201 +1,302 @@
-"""`/openapi.json`, made from the routes themselves: decorators say what bodies, parameters and answers there are.
+"""`/openapi.json`, made from the routes themselves: what they declare (`api.routes`), and what follows from that.
 
-A route may carry `body=` (the type of its request), `lines=` (the type of a line, where that is another way to send
-it), `query=` (names of its parameters), `answers=` (status → type), `media=` (what it answers with, if not JSON),
-`command=True` (it takes an idempotency key), `awaitable=True` (it takes `Prefer: wait`, as every command does) and
-`versioned=True` (its answers have an ETag); summaries come from `summary=` or the docstring. What every route has in
-common, headers and problems, is added here.
+Bodies and answers come from the types that routes decode and encode, the problems of each status from `api.outcomes`,
+examples from `api.samples`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final
 
 import msgspec
 from litestar import Litestar, Request, Response, get
-from litestar.handlers import HTTPRouteHandler
-from litestar.routes import HTTPRoute
 
 from api.jobs import JobView
+from api.outcomes import HEADERS, answer_headers, codes_of, problem_headers, problem_schema, tells_of_a_job
 from api.problems import Problem
-from api.targets import target_of
+from api.routes import Operation, operations
+from api.samples import sample
+from domain.errors import CATALOGUE
+from domain.ledger.commands import AccountName, CurrencyCode, LedgerId
+
+Json = dict[str, Any]
 
 _REF: Final = "#/components/schemas/{name}"
 
-_PLACEHOLDER: Final = re.compile(r"\{(\w+)(:\w+)?\}")
+_ABOUT: Final = (
+    "A double-entry ledger service. Commands are accepted durably and answered at once; `Prefer: wait=N` waits for "
+    "their outcome. Every error is a problem (RFC 9457); `/problems` lists the codes. HEAD is answered wherever GET "
+    "is, OPTIONS everywhere; any other method is 405 `method_not_allowed`, and `Allow` names those there are."
+)
+_TAGS: Final[Mapping[str, str]] = {
+    "auth": "Logging in and out, and the sessions that come of it.",
+    "users": "Who there is.",
+    "api-keys": "Credentials for machines, with a part of their owner's authority.",
+    "ledgers": "Sets of books.",
+    "grants": "Who may use a ledger, and how.",
+    "currencies": "Currencies of a ledger's own; those of ISO 4217 are known.",
+    "accounts": "What money is in.",
+    "transactions": "What moves money.",
+    "commands": "Many commands in one request.",
+    "jobs": "What became of commands.",
+    "batches": "What became of the commands of a bulk request.",
+    "balances": "Sums over accounts.",
+    "trial-balance": "Whether the books balance.",
+    "journal": "Every event, with its exact bytes.",
+    "health": "For probes.",
+    "metrics": "For Prometheus.",
+}
+_DONE: Final[Mapping[int, str]] = {
+    200: "As it is now.",
+    201: "Done: this is what was made.",
+    202: "Accepted: it will be done.",
+    204: "Done.",
+    304: "Nothing has changed since.",
+    503: "Not all that is needed answers.",
+}
 
-_PARAMETERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
+_PLAIN: Final = {"type": "string", "pattern": "^[^\\u0000]*$"}
+_WHOLE: Final = {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1}
+_TIME: Final = {"type": "string", "format": "date-time"}
+_ID: Final = {"type": "string", "format": "uuid"}
+
+# A name is a type that routes decode, where the schema is to be that type's.
+_QUERY: Final[Mapping[str, tuple[str, Any]]] = {
     "limit": ("Items on a page.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
-    "cursor": ("`next` of the page before.", {"type": "string"}),
+    "cursor": ("`next` of the page before.", {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}),
     "min_version": (
-        "Answer from data at least this new (a job's `result.seq`): waits up to a second, then 409.",
-        {"type": "integer", "minimum": 0},
+        "Answer from data at least this new (a job's `seq`): waits up to a second, then 409.",
+        _WHOLE,
     ),
-    "after": ("The seq to begin behind.", {"type": "integer", "minimum": 0}),
-    "prefix": ("Beginning of account names.", {"type": "string"}),
-    "currency": ("A currency's code.", {"type": "string"}),
-    "account": ("An account's name.", {"type": "string"}),
-    "reference": ("A transaction's reference.", {"type": "string"}),
+    "after": ("The seq to begin behind.", _WHOLE),
+    "prefix": ("Beginning of account names.", {**_PLAIN, "maxLength": 519}),
+    "currency": ("A currency's code.", CurrencyCode),
+    "account": ("An account's name.", AccountName),
+    "reference": ("A transaction's reference.", {**_PLAIN, "maxLength": 255}),
     "status": ("A status.", {"type": "string"}),
-    "ledger": ("A ledger's id.", {"type": "string"}),
+    "ledger": ("A ledger's id.", _PLAIN),
     "kind": ("A kind of command.", {"type": "string"}),
-    "from": ("Effective at or after this time.", {"type": "string", "format": "date-time"}),
-    "atomic": ("For lines what the member `atomic` is for JSON.", {"type": "boolean", "default": False}),
-    "to": ("Effective before this time.", {"type": "string", "format": "date-time"}),
+    "from": ("Effective at or after this time.", _TIME),
+    "to": ("Effective before this time.", _TIME),
+    "atomic": (
+        "For `application/x-ndjson` what the member `atomic` is for JSON, with which it is refused.",
+        {"type": "boolean", "default": False},
+    ),
+}
+_PATH: Final[Mapping[str, tuple[str, Any]]] = {
+    "ledger": ("A ledger's id.", LedgerId),
+    "account": ("An account's name.", AccountName),
+}
+_SAMPLES: Final = {"ledger": "acme", "account": "wallets:alice"}
+
+_PARAMETERS: Final[Mapping[str, Json]] = {
+    "CorrelationId": {
+        "name": "X-Correlation-ID",
+        "description": "1 to 64 of `[A-Za-z0-9._-]`, to find the request again; anything else is replaced.",
+        "schema": {"type": "string"},
+    },
+    "IdempotencyKey": {
+        "name": "Idempotency-Key",
+        "description": "The same key with the same request answers with the same job.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    },
+    "Prefer": {
+        "name": "Prefer",
+        "description": "`wait=N` waits up to N seconds (at most 30) for the outcome. Anything else is ignored.",
+        "schema": {"type": "string"},
+        "example": "wait=5",
+    },
+    "IfNoneMatch": {
+        "name": "If-None-Match",
+        "description": "The ETag of an answer one has: 304 as long as it is the newest.",
+        "schema": {"type": "string"},
+    },
 }
 
-_KEY: Final = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "The same key with the same request answers with the same job.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-}
-_PREFER: Final = {
-    "name": "Prefer",
-    "in": "header",
-    "description": "`wait=N` waits up to N seconds (at most 30) for the outcome.",
-    "schema": {"type": "string"},
-}
-_IF_NONE_MATCH: Final = {
-    "name": "If-None-Match",
-    "in": "header",
-    "description": "The ETag of an answer one has: 304 as long as it is the newest.",
-    "schema": {"type": "string"},
+_SECURITY: Final[Mapping[str, Json]] = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "The access token of `POST /auth/login` or `POST /auth/refresh`.",
+    },
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "dbk_…",
+        "description": "An API key, good for what its scopes name, in the ledgers it names.",
+    },
 }
 
 
-def describe(app: Litestar) -> dict[str, Any]:
+def describe(app: Litestar) -> Json:
     """The OpenAPI 3.1 document of an application's routes."""
-    handlers = list(_handlers(app))
-    schemas = _Schemas(handlers)
-    paths: dict[str, dict[str, Any]] = {}
-    for path, method, handler in handlers:
-        operation = _operation(path, handler, schemas)
-        paths.setdefault(_PLACEHOLDER.sub(r"{\1}", path), {})[method.lower()] = operation
+    found = list(operations(app))
+    document = _Document(found)
+    paths: dict[str, Json] = {}
+    for operation in found:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = document.operation(operation)
+    tags = dict.fromkeys(operation.tag for operation in found)
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Daybook",
-            "version": version("daybook"),
-            "description": "A double-entry ledger service. Commands are accepted durably and answered at once; "
-            "`Prefer: wait=N` waits for their outcome. Every error is a problem (RFC 9457); /problems lists the codes.",
-        },
+        "info": {"title": "Daybook", "version": version("daybook"), "description": _ABOUT},
+        "tags": [{"name": tag, "description": _TAGS[tag]} if tag in _TAGS else {"name": tag} for tag in tags],
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": schemas.components,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "schemas": document.schemas.components,
+            "responses": dict(sorted(document.responses.items())),
+            "parameters": {name: {"in": "header", **what} for name, what in _PARAMETERS.items()},
+            "headers": {name: header.described() for name, header in HEADERS.items()},
+            "securitySchemes": dict(_SECURITY),
         },
     }
-
-
-def _handlers(app: Litestar) -> Iterable[tuple[str, str, HTTPRouteHandler]]:
-    for route in app.routes:
-        if isinstance(route, HTTPRoute):
-            for handler in route.route_handlers:
-                for method in handler.http_methods:
-                    if method in ("GET", "POST", "PUT", "PATCH", "DELETE") and handler.opt.get("described", True):
-                        yield route.path_format, str(method), handler
 
 
 class _Schemas:
     """JSON Schemas of every type that a route names, by reference."""
 
-    def __init__(self, handlers: list[tuple[str, str, HTTPRouteHandler]]) -> None:
-        self._types: list[Any] = [Problem, JobView]
-        for _, _, handler in handlers:
-            kinds = (*_bodies(handler).values(), *_answers(handler).values())
-            self._types += [kind for kind in kinds if kind is not None]
-        unique = list({repr(kind): kind for kind in self._types}.values())
-        found, self.components = msgspec.json.schema_components(unique, ref_template=_REF)
-        self._found = {repr(kind): schema for kind, schema in zip(unique, found, strict=True)}
+    def __init__(self, found: Iterable[Operation]) -> None:
+        kinds: list[Any] = [Problem, JobView]
+        for operation in found:
+            kinds += [kind for kind in (*operation.bodies.values(), *operation.answers.values()) if kind is not None]
+        kinds += [kind for _, kind in (*_QUERY.values(), *_PATH.values()) if not isinstance(kind, dict)]
+        unique = list({repr(kind): kind for kind in kinds}.values())
+        schemas, components = msgspec.json.schema_components(unique, ref_template=_REF)
+        self.components: Final[dict[str, Json]] = _portable(components)
+        self._found = {repr(kind): _portable(schema) for kind, schema in zip(unique, schemas, strict=True)}
 
-    def of(self, kind: Any) -> dict[str, Any]:
-        return self._found[repr(kind)]
-
-
-def _bodies(handler: HTTPRouteHandler) -> dict[str, Any]:
-    """The types of its request, by media type."""
-    bodies = {"application/json": handler.opt.get("body"), "application/x-ndjson": handler.opt.get("lines")}
-    return {media: kind for media, kind in bodies.items() if kind is not None}
+    def of(self, kind: Any) -> Json:
+        """A type's, or a schema as it is."""
+        return dict(kind) if isinstance(kind, dict) else dict(self._found[repr(kind)])
 
 
-def _headers(handler: HTTPRouteHandler) -> list[dict[str, Any]]:
-    is_command = handler.opt.get("command", False)
-    chosen = {
-        "key": (_KEY, is_command),
-        "prefer": (_PREFER, is_command or handler.opt.get("awaitable", False)),
-        "match": (_IF_NONE_MATCH, handler.opt.get("versioned", False)),
-    }
-    return [header for header, taken in chosen.values() if taken]
+def _portable(schema: Any) -> Any:
+    """With patterns as JSON Schema has them: Python's own marks of the beginning and the end mean nothing there."""
+    if isinstance(schema, dict):
+        return {
+            name: part.replace("\\A", "^").replace("\\Z", "$")
+            if name == "pattern" and isinstance(part, str)
+            else _portable(part)
+            for name, part in schema.items()
+        }
+    return [_portable(part) for part in schema] if isinstance(schema, list | tuple) else schema
 
 
-def _answers(handler: HTTPRouteHandler) -> dict[int, Any]:
-    """What the route answers when all is well: as declared, else what its function returns."""
-    if "answers" in handler.opt:
-        return dict(handler.opt["answers"])
-    if handler.responses:
-        return {status: spec.data_container for status, spec in handler.responses.items()}
-    returned = get_type_hints(handler.fn).get("return")
-    returned = get_args(returned)[0] if get_args(returned) else returned
-    is_struct = isinstance(returned, type) and issubclass(returned, msgspec.Struct)
-    return {handler.status_code or 200: returned if is_struct else None}
+class _Document:
+    """The parts of the document that operations share are collected as they are described."""
+
+    def __init__(self, found: list[Operation]) -> None:
+        self.schemas: Final = _Schemas(found)
+        self.responses: Final[dict[str, Json]] = {}
+
+    def operation(self, operation: Operation) -> Json:
+        """An Operation Object."""
+        described: Json = {"operationId": operation.id, "tags": [operation.tag], "summary": operation.summary}
+        if operation.description:
+            described["description"] = operation.description
+        described["parameters"] = list(self._parameters(operation))
+        if operation.bodies:
+            described["requestBody"] = self._body(operation)
+        described["responses"] = self._answers(operation)
+        if operation.protected:
+            keys = [] if operation.keys is None else [{"key": [operation.keys]}]
+            described["security"] = [{"token": []}, *keys]
+        return described
+
+    def _parameters(self, operation: Operation) -> Iterable[Json]:
+        for name in operation.names:
+            description, kind = _PATH.get(name, ("An id.", _ID))
+            parameter = {"name": name, "in": "path", "required": True, "description": description}
+            yield {**parameter, "schema": self._narrowed(kind), **_example(name)}
+        for name in operation.query:
+            description, kind = _QUERY[name]
+            schema = self._narrowed(kind, operation.choices.get(name))
+            yield {"name": name, "in": "query", "description": description, "schema": schema}
+        taken = {
+            "IdempotencyKey": operation.command,
+            "Prefer": operation.awaitable,
+            "IfNoneMatch": operation.versioned,
+            "CorrelationId": True,
+        }
+        yield from ({"$ref": f"#/components/parameters/{name}"} for name, is_taken in taken.items() if is_taken)
+
+    def _narrowed(self, kind: Any, choices: Iterable[str] | None = None) -> Json:
+        schema = self.schemas.of(kind)
+        schema.pop("description", None)
+        return schema if choices is None else {**schema, "enum": list(choices)}
+
+    def _body(self, operation: Operation) -> Json:
+        content: Json = {}
+        for media, kind in operation.bodies.items():
+            schema = self.schemas.of(kind)
+            content[media] = {"schema": schema, "example": sample(schema, self.schemas.components, whole=False)}
+        required = any(_needs_members(self.schemas, kind) for kind in operation.bodies.values())
+        body: Json = {"required": required, "content": content}
+        if operation.lines is not None:
+            body["description"] = "As `application/x-ndjson` one command a line: the schema is a line's."
+        return body
+
+    def _answers(self, operation: Operation) -> dict[str, Json]:
+        answers = {status: self._answer(operation, status, kind) for status, kind in operation.answers.items()}
+        if operation.versioned:
+            answers[304] = self._answer(operation, 304, None)
+        for status, codes in codes_of(operation).items():
+            answers[status] = self._problem(operation, status, codes)
+        return {str(status): answer for status, answer in sorted(answers.items())}
+
+    def _answer(self, operation: Operation, status: int, kind: Any) -> Json:
+        described: Json = {
+            "description": _DONE.get(status, "Done."),
+            "headers": _headers(answer_headers(operation, status)),
+        }
+        if kind is not None or (operation.media != "application/json" and status == 200):
+            schema = {"type": "string"} if kind is None else self.schemas.of(kind)
+            described["content"] = {operation.media: {"schema": schema}}
+            if operation.media == "application/x-ndjson":
+                described["description"] = "One line each: the schema is a line's."
+        return described
+
+    def _problem(self, operation: Operation, status: int, codes: tuple[str, ...]) -> Json:
+        described: Json = {
+            "description": " ".join(f"`{code}`: {CATALOGUE[code].advice}" for code in codes),
+            "headers": _headers(problem_headers(operation, status)),
+            "content": problem_schema(status, codes, self.schemas.of(Problem)),
+        }
+        if tells_of_a_job(operation, status):
+            return described
+        name = "Or".join("".join(part.capitalize() for part in code.split("_")) for code in codes)
+        self.responses[name] = described
+        return {"$ref": f"#/components/responses/{name}"}
 
 
-def _operation(path: str, handler: HTTPRouteHandler, schemas: _Schemas) -> dict[str, Any]:
-    summary = handler.summary or (handler.fn.__doc__ or "").partition("\n")[0].rstrip(".")
-    names = [match[1] for match in _PLACEHOLDER.finditer(path)]
-    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
-    parameters += [_parameter(name) for name in handler.opt.get("query", ())]
-    media = handler.opt.get("media", "application/json")
-    responses = {str(status): _answer(status, kind, media, schemas) for status, kind in _answers(handler).items()}
-    if handler.opt.get("versioned"):
-        responses["304"] = {"description": "Nothing has changed since."}
-    responses["default"] = {
-        "description": "A problem: see `code`.",
-        "content": {"application/problem+json": {"schema": schemas.of(Problem)}},
-    }
-    operation: dict[str, Any] = {
-        "operationId": handler.fn.__name__,
-        "tags": [_tag(path)],
-        "summary": summary,
-        "parameters": parameters + _headers(handler),
-        "responses": responses,
-    }
-    if bodies := _bodies(handler):
-        content = {media: {"schema": schemas.of(kind)} for media, kind in bodies.items()}
-        operation["requestBody"] = {"required": True, "content": content}
-    if target_of(path, b"").protected:
-        operation["security"] = [{"token": []}]
-    return operation
+def _headers(names: Iterable[str]) -> Json:
+    return {HEADERS[name].name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _parameter(name: str) -> dict[str, Any]:
-    description, schema = _PARAMETERS[name]
-    return {"name": name, "in": "query", "description": description, "schema": schema}
+def _example(name: str) -> Json:
+    return {"example": _SAMPLES[name]} if name in _SAMPLES else {}
 
 
-def _answer(status: int, kind: Any, media: str, schemas: _Schemas) -> dict[str, Any]:
-    says = {"description": "Accepted: it will be done." if status == 202 else "Done."}
-    if kind is None and media == "application/json":
-        return says
-    schema = {"type": "string"} if kind is None else schemas.of(kind)
-    return {**says, "content": {media: {"schema": schema}}}
+def _needs_members(schemas: _Schemas, kind: Any) -> bool:
+    """Whether a request without a body, which counts as an empty object, lacks something."""
+    schema = schemas.of(kind)
+    if "$ref" in schema:
+        schema = schemas.components[schema["$ref"].rpartition("/")[2]]
+    return "anyOf" in schema or bool(schema.get("required"))
 
 
-def _tag(path: str) -> str:
-    """The noun that a path is about: its last part that is not a name or a verb."""
-    parts = [part for part in path.split("/") if part and not part.startswith("{") and part != "v1"]
-    nested = parts[1:] if parts[0] == "ledgers" and len(parts) > 1 else parts
-    return nested[0]
+@lru_cache(maxsize=1)
+def document_of(app: Litestar) -> Json:
+    """The application's document, described once."""
+    return describe(app)
 
 
 @lru_cache(maxsize=1)
 def _encoded(app: Litestar) -> bytes:
-    return msgspec.json.encode(describe(app))
+    return msgspec.json.encode(document_of(app))
 
 
 @get("/openapi.json", described=False)

@@ -49,6 +49,10 @@ POST_TRANSACTION: Final = Form(
     body=PostTransaction,
     command=True,
     answers={201: TransactionView, 202: JobView},
+    refusals=(
+        *("reference_taken", "account_not_found", "currency_mismatch", "amount_scale", "amount_overflow"),
+        *("insufficient_funds", "max_balance_exceeded"),
+    ),
 )
 async def post_transaction(request: Request[Any, Any, Any], ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, POST_TRANSACTION, ledger)

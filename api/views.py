@@ -330,6 +330,7 @@ async def get_account(request: AnyRequest, ledger: FromPath[str], account: FromP
     responses=_spec(ListView[TransactionView]),
     summary="Its transactions, newest first",
     query=(*_LIST, "account", "reference", "status", "from", "to"),
+    choices={"status": _STATUSES},
     versioned=True,
 )
 async def list_transactions(request: AnyRequest, ledger: FromPath[str]) -> Reply:
