@@ -97,7 +97,7 @@ class Admission:
         if target.ledger is not None:
             edge.grant_key = grant_key(target.ledger, token.user_id, token.principal.is_admin)
         view, seq = (target.view, target.seq) if edge.method == "GET" else ("", "")
-        slots = (token.session_key, edge.grant_key, view)
+        slots = (token.slot_key, edge.grant_key, view)
         found = await look_up(self._redis, bucket, limit, slots, seq, target.before, target.after)
         if found[0] == 1:
             edge.session = value_of(found[3])

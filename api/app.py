@@ -10,6 +10,7 @@ from litestar import Litestar
 
 from api import (
     accounts,
+    api_keys,
     auth,
     batches,
     bulk,
@@ -55,6 +56,7 @@ PIPELINE: Final[tuple[Layer, ...]] = (
 ROUTES: Final[list[Any]] = [
     *auth.ROUTES,
     *sessions.ROUTES,
+    *api_keys.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
     *ledgers.ROUTES,

@@ -4,7 +4,7 @@ One `Edge` a request, made by CorrelationID and kept in `scope["state"]["edge"]`
 
 - `principal`: who is asking. Set whenever the path is protected (`/v1/…`, `/auth/me`, …). Handlers call
   `caller(request)`, which raises 401 without one, so that a path which slipped past the layer stays shut, and 403 for
-  an API key. Those that are open to keys call `principal_of(request)` and ask `reaches` and `has`, as `api.access` does.
+  an API key. Those that are open to keys call `principal_of(request)` and ask what it `reaches` and `has`.
 - `grant`: the slot of `grant:{ledger}:{user}` as RateLimit's one trip to Redis found it, for `api.access.authorise`.
 - `target`: what path and query are about (`api.targets.Target`), and where the answer of a GET belongs in Redis:
     - `target.view`: the slot of a single thing, `view:{ledger}:account:{name}` or `view:{ledger}:transaction:{id}`,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from litestar import Request
 
     from api.targets import Target
+    from infrastructure.api_keys import KnownKey
     from infrastructure.tokens import Verified
 
 
@@ -69,8 +70,10 @@ class Edge:
         # what the answer says about the limit that the request counted against
         self.limits: tuple[tuple[bytes, bytes], ...] = ()
         self.bearer: bytes | None = None
-        # the bearer token once this process has verified it; its session is yet to be checked
-        self.token: Verified | None = None
+        # the bearer token once this process has verified it, or the API key that it knows: whether the session still
+        # lives, or the key is still good, is yet to be checked
+        self.token: Verified | KnownKey | None = None
+        # the slot that says so, if Redis had it
         self.session: bytes | None = None
         self.principal: Principal | None = None
         self.grant_key = ""

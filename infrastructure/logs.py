@@ -25,7 +25,10 @@ _encode: Final = msgspec.json.Encoder(enc_hook=repr).encode
 
 
 class RequestLine(msgspec.Struct, frozen=True, kw_only=True):
-    """What is logged of every HTTP request: never a query, a header or a body."""
+    """What is logged of every HTTP request: never a query, a header or a body.
+
+    `key` is how the secret of an API key begins.
+    """
 
     method: str
     route: str
@@ -36,6 +39,7 @@ class RequestLine(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str
     event: str = "request"
     level: str = "info"
+    key: str | None = None
     timestamp: datetime
 
 

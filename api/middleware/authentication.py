@@ -1,4 +1,4 @@
-"""The fourth layer: who is asking? The token must be ours, and its session must be alive."""
+"""The fourth layer: who is asking? The token must be ours and its session alive, or the API key be good."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from api.edge import unauthorized
 from api.middleware.logging import log_request
 from api.middleware.rate_limit import too_many, turn_away
 from api.problems import send_problem
+from infrastructure.api_keys import KnownKey
+from infrastructure.api_secrets import MARK
 from infrastructure.redis import RedisUnavailable
 from infrastructure.sessions import read_slot
 
@@ -36,7 +38,7 @@ class Authentication:
             token = edge.token
             counted = token is not None and token.principal is not None
             if token is None:
-                token = edge.token = self._services.tokens.verify(edge.bearer)
+                token = edge.token = await self._recognise(edge, edge.bearer)
             if token is None or not await self._find_principal(edge, token):
                 await self._refuse(scope, send, 'Bearer error="invalid_token"')
                 return
@@ -51,24 +53,41 @@ class Authentication:
             await turn_away(scope, send, too_many(verdict))
         return verdict.admitted
 
-    async def _find_principal(self, edge: Edge, token: Verified) -> bool:
+    async def _recognise(self, edge: Edge, bearer: bytes) -> Verified | KnownKey | None:
+        """A token or an API key that this process sees for the first time."""
+        if not bearer.startswith(MARK):
+            return await self._services.key_watch.verify(bearer)
+        known = await self._services.api_keys.recognise(bearer)
+        if known is not None:
+            edge.session = known.seen
+        return known
+
+    async def _find_principal(self, edge: Edge, token: Verified | KnownKey) -> bool:
         slot = edge.session
         if slot is None and token.principal is None:
             slot = await self._recall(token)
         if slot is None:
-            slot = await self._services.sessions.find(token.session_id)
+            slot = await self._find(token)
             if slot is None:
                 return False
+        if isinstance(token, KnownKey):
+            edge.principal = token.read(slot)
+            return edge.principal is not None
         if slot != token.seen:
             token.principal = read_slot(slot, token.session_id)
             token.seen = slot
         edge.principal = token.principal
         return edge.principal is not None and edge.principal.user_id == token.user_id
 
-    async def _recall(self, token: Verified) -> bytes | None:
+    async def _find(self, token: Verified | KnownKey) -> bytes | None:
+        if isinstance(token, KnownKey):
+            return await self._services.api_keys.find(token.digest)
+        return await self._services.sessions.find(token.session_id)
+
+    async def _recall(self, token: Verified | KnownKey) -> bytes | None:
         """What Redis has of the session, which nobody asked for while the request counted against its address."""
         try:
-            return await self._services.cache.get(token.session_key)
+            return await self._services.cache.get(token.slot_key)
         except RedisUnavailable:
             return None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from infrastructure import logs
 from infrastructure.logs import RequestLine
 from infrastructure.metrics import meter
+from infrastructure.principals import KeyPrincipal
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,6 +52,7 @@ def log_request(scope: Scope, status: int) -> None:
             status=status,
             ms=round(seconds * 1000, 2),
             principal=None if principal is None else principal.username,
+            key=principal.prefix if isinstance(principal, KeyPrincipal) else None,
             address=edge.address,
             correlation_id=edge.correlation_id,
             timestamp=datetime.now(UTC),

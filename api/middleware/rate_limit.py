@@ -31,7 +31,7 @@ class RateLimit:
         authorization = edge.headers.get(b"authorization")
         if authorization is not None and not edge.target.public:
             edge.bearer = bearer_of(authorization)
-            edge.token = self._services.tokens.recall(edge.bearer)
+            edge.token = self._services.tokens.recall(edge.bearer) or self._services.api_keys.recall(edge.bearer)
         try:
             verdict = await self._services.admission.admit(edge)
         except RedisUnavailable:
