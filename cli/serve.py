@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from infrastructure import settings
 from infrastructure.logs import configure_logging
-from infrastructure.settings import Settings, SettingsError
+from infrastructure.settings import Settings
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp
@@ -138,11 +138,10 @@ def _log_as_json(chosen: Settings) -> None:
 
 def flower() -> NoReturn:
     """Run Flower, Celery's monitor, behind a password and for reading only."""
-    chosen = settings.load()
-    if not chosen.flower_password or "," in chosen.flower_password:
-        raise SettingsError(
-            "DAYBOOK_FLOWER_PASSWORD must be set, without a comma: Flower does not run open to everybody."
-        )
+    chosen = settings.load("flower_password")
+    # its options may come from the environment, too, some of which take the password away again
+    for name in [name for name in os.environ if name.startswith("FLOWER_")]:
+        del os.environ[name]
     # in the environment, since everybody can read the arguments of a process
     os.environ["FLOWER_BASIC_AUTH"] = f"{chosen.flower_user}:{chosen.flower_password}"
     flags = (

@@ -6,11 +6,13 @@ Each field carries its environment variable's meaning; `daybook settings` and th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any, Final, TypeVar
+
+from infrastructure.safety import dangers
 
 T = TypeVar("T")
 
@@ -69,6 +71,13 @@ def _networks(raw: str) -> tuple[str, ...]:
 def _secret(raw: str) -> str:
     if len(raw.encode()) < 32:
         raise ValueError("must be at least 32 bytes long")
+    return raw
+
+
+def _basic(raw: str) -> str:
+    # Flower takes several users, as `name:password,name:password`
+    if "," in raw:
+        raise ValueError("must not contain a comma")
     return raw
 
 
@@ -149,38 +158,47 @@ class Settings:
     )
     flower_host: str = _setting("127.0.0.1", _text, "address Flower listens on")
     flower_port: int = _setting(5555, _number(1, 65535), "port Flower listens on")
-    flower_user: str = _setting("operator", _text, "Flower's user name")
-    flower_password: str = _setting("", _text, "Flower's password; Flower refuses to start without", secret=True)
+    flower_user: str = _setting("operator", _basic, "Flower's user name")
+    flower_password: str = _setting("", _basic, "Flower's password; Flower refuses to start without", secret=True)
 
 
 REQUIRED: Final = ("database_url", "redis_url", "kafka_servers", "secret_key")
 
 
-def parse(environ: Mapping[str, str]) -> Settings:
-    """Reads `DAYBOOK_*` from `environ`.
+def parse(environ: Mapping[str, str], also: Collection[str] = ()) -> Settings:
+    """Reads `DAYBOOK_*` from `environ`; the settings named in `also` must be there, too.
 
-    Raises SettingsError naming every unknown variable, every value that makes no sense and everything missing.
+    Raises SettingsError naming every unknown variable, every value that makes no sense and everything missing; for
+    production also every value that is not safe.
     """
+    settings, wrong = examine(environ, also)
+    if settings.environment == "production":
+        wrong += dangers(settings, environ)
+    if wrong:
+        raise SettingsError("The settings can't be used:\n" + "\n".join(f"  - {line}" for line in sorted(wrong)))
+    return settings
+
+
+def examine(environ: Mapping[str, str], also: Collection[str] = ()) -> tuple[Settings, list[str]]:
+    """The settings of `environ`, and what is wrong with it; what is wrong or missing is left at its default."""
     known = {PREFIX + spec.name.upper(): spec for spec in fields(Settings)}
     wrong = [f"{name} is not a setting" for name in environ if name.startswith(PREFIX) and name not in known]
     values: dict[str, Any] = {}
     for name, spec in known.items():
         raw = environ.get(name, "")
         if not raw:
-            if spec.name in REQUIRED:
+            if spec.name in (*REQUIRED, *also):
                 wrong.append(f"{name} is missing: {spec.metadata['doc']}")
             continue
         try:
             values[spec.name] = spec.metadata["parse"](raw)
         except ValueError as error:
             wrong.append(f"{name} {error}")
-    if wrong:
-        raise SettingsError("The settings can't be used:\n" + "\n".join(f"  - {line}" for line in sorted(wrong)))
-    values.setdefault("broker_url", values["redis_url"])
-    return Settings(**values)
+    values.setdefault("broker_url", values.get("redis_url", ""))
+    return Settings(**values), wrong
 
 
-@lru_cache(maxsize=1)
-def load() -> Settings:
-    """The settings of this process, parsed from its environment at the first call."""
-    return parse(os.environ)
+@lru_cache(maxsize=2)
+def load(*also: str) -> Settings:
+    """The settings of this process, parsed from its environment at the first call; see `parse`."""
+    return parse(os.environ, also)

@@ -213,4 +213,4 @@ def test_flower_does_not_start_without_a_password() -> None:
         [sys.executable, "-m", "cli", "flower"], env=environment, capture_output=True, text=True, check=False
     )
     assert run.returncode == 2
-    assert "DAYBOOK_FLOWER_PASSWORD must be set" in run.stderr
+    assert "DAYBOOK_FLOWER_PASSWORD is missing" in run.stderr
