@@ -17,6 +17,7 @@ from api import (
     currencies,
     health,
     jobs,
+    jwks,
     ledgers,
     metrics,
     openapi,
@@ -56,6 +57,7 @@ PIPELINE: Final[tuple[Layer, ...]] = (
 ROUTES: Final[list[Any]] = [
     *auth.ROUTES,
     *sessions.ROUTES,
+    *jwks.ROUTES,
     *api_keys.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,

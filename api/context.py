@@ -12,8 +12,10 @@ from api.admission import Admission
 from api.queries import Answer, Queries
 from api.recording import Recorder, Recording
 from domain.bus import QueryBus
+from infrastructure.api_keys import ApiKeys
 from infrastructure.cache import Cache
 from infrastructure.grants import Grants
+from infrastructure.key_watch import KeyWatch
 from infrastructure.passwords import Passwords
 from infrastructure.postgres import open_pool
 from infrastructure.redis import SharedRedis
@@ -31,7 +33,9 @@ class Services:
     """Everything outside that a request may need. Nothing here connects before `open`, nor fails when it can't."""
 
     pool: asyncpg.Pool[Record]
+    key_watch: KeyWatch
     sessions: Sessions
+    api_keys: ApiKeys
     grants: Grants
     recorder: Recorder
     queries: QueryBus[Answer]
@@ -49,7 +53,10 @@ class Services:
     async def open(self) -> None:
         """Opens the pools. With Postgres or Redis down it succeeds too; requests then get 503."""
         self.pool = await open_pool(self.settings, application="api", size=POOL_SIZE, least=0)
+        self.key_watch = KeyWatch(self.settings, self.tokens, self.pool)
+        await self.key_watch.open()
         self.sessions = Sessions(self.pool, self.cache)
+        self.api_keys = ApiKeys(self.pool, self.cache)
         self.grants = Grants(self.pool, self.cache)
         self.recorder = await self._recording.open()
         self.queries = Queries(self.pool, self.cache, self.settings.cache_ttl_s).bus()
@@ -59,6 +66,7 @@ class Services:
         await self._recording.close()
         self.passwords.close()
         await self.redis.close()
+        await self.key_watch.close()
         await self.pool.close()
 
 

@@ -58,7 +58,7 @@ async def list_sessions(request: Request[Any, Any, Any]) -> SessionPage:
     return SessionPage(items, cursor(items[-1].id) if len(found) > page.limit else None)
 
 
-@delete("/auth/sessions/{session:str}", status_code=204)
+@delete("/auth/sessions/{session:str}", status_code=204, codes=("payload_too_large", "unsupported_media_type"))
 async def end_session(request: Request[Any, Any, Any], session: FromPath[str]) -> None:
     """End one of one's own sessions, and with it all its tokens."""
     principal = caller(request)

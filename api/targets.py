@@ -14,13 +14,13 @@ from infrastructure.cache import seq_key, view_key
 
 LOGIN: Final = "/auth/login"
 
-_PUBLIC: Final = re.compile(r"/(auth/(login|refresh)|docs|openapi\.json|health|problems)(/.*)?\Z")
+_PUBLIC: Final = re.compile(r"/(auth/(login|refresh)|docs|openapi\.json|health|problems|\.well-known)(/.*)?\Z")
 _PROTECTED: Final = re.compile(r"/(v1|metrics|auth/(me|logout|sessions))(/.*)?\Z")
 
 _LEDGER: Final = re.compile(
     r"/v1/ledgers/(?P<ledger>[a-z0-9][a-z0-9-]{0,62})"
     r"(?P<rest>/(?:accounts/(?P<account>[a-z0-9_.:-]{1,519})|transactions/(?P<transaction>[0-9a-f-]{36})"
-    r"|accounts|transactions|balances|trial-balance|currencies))?"
+    r"|accounts|transactions|balances|trial-balance|currencies|grants))?"
     r"(?P<more>/.*)?\Z"
 )
 

@@ -19,6 +19,7 @@ app.command("cli.serve:flower", name="flower", help="Run Flower, Celery's monito
 app.command("cli.prepare:migrate", name="migrate", help="Bring the database's schema to the newest version.")
 app.command("cli.prepare:prepare", name="prepare", help="Migrate, create topics and the first user; safe to repeat.")
 app.command("cli.users:app", name="users", help="Add users.")
+app.command("cli.keys:app", name="keys", help="Keys that sign access tokens: list, rotate, retire.")
 app.command("cli.events:app", name="events", help="Publish events again; see how far subscribers are behind.")
 app.command("cli.importing.command:import_file", name="import", help="Post a CSV file's transactions through the API.")
 app.command("cli.verify:verify", name="verify", help="Recompute the books from the journal; say what differs.")

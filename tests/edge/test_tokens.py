@@ -14,6 +14,7 @@ import pytest
 
 from infrastructure import tokens as module
 from infrastructure.settings import Settings, parse
+from infrastructure.signing_keys import derived_ring
 from infrastructure.tokens import Tokens
 
 SECRET, OTHER = "first " * 6, "other " * 6
@@ -36,8 +37,9 @@ def parts(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return header, claims
 
 
-KEY = module._derive(SECRET, "access token")
-TOKENS = Tokens(settings())
+RING = derived_ring(settings())
+KEY = RING.signing.private
+TOKENS = Tokens(settings(), RING)
 USER, SESSION = uuid4(), uuid4()
 HEADER, CLAIMS = parts(TOKENS.issue(USER, SESSION, 900))
 
@@ -96,7 +98,7 @@ def test_refused(token: bytes) -> None:
 
 
 def test_what_was_verified_is_recalled_until_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = Tokens(settings())
+    tokens = Tokens(settings(), RING)
     token = tokens.issue(USER, SESSION, 60).encode()
     assert tokens.recall(token) is None
     verified = tokens.verify(token)
@@ -108,7 +110,7 @@ def test_what_was_verified_is_recalled_until_it_expires(monkeypatch: pytest.Monk
 
 def test_what_is_recalled_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_VERIFIED", 2)
-    tokens = Tokens(settings())
+    tokens = Tokens(settings(), RING)
     first, second, third = (tokens.issue(USER, uuid4(), 60).encode() for _ in range(3))
     tokens.verify(first)
     tokens.verify(second)
@@ -117,8 +119,12 @@ def test_what_is_recalled_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [tokens.recall(token) is not None for token in (first, second, third)] == [True, False, True]
 
 
-def test_keys_rotate() -> None:
-    before, during, after = Tokens(settings()), Tokens(settings(OTHER, SECRET)), Tokens(settings(OTHER))
+def with_derived_keys(chosen: Settings) -> Tokens:
+    return Tokens(chosen, derived_ring(chosen))
+
+
+def test_the_secret_changes() -> None:
+    before, during, after = map(with_derived_keys, (settings(), settings(OTHER, SECRET), settings(OTHER)))
     access, refresh = before.issue(USER, SESSION, 60).encode(), before.refresh_token(SESSION, 3)
     assert during.verify(access) is not None
     assert during.read_refresh_token(refresh) is not None
