@@ -12,6 +12,7 @@ from litestar.params import FromPath
 from msgspec import Meta
 from uuid_utils.compat import uuid7
 
+from api.access import may_replay
 from api.accounts import OPEN_ACCOUNT
 from api.batches import BatchView, batch_path, batch_response, batch_view
 from api.commands import REPLAYED, AnyRequest, Envelope, Form, request_hash, same_request
@@ -30,7 +31,7 @@ from api.decoding import (
     read_body,
     try_decode,
 )
-from api.edge import edge_of
+from api.edge import edge_of, principal_of
 from api.ledgers import admit
 from api.preferences import is_key
 from api.recording import Recorder, draft_of, encode
@@ -113,7 +114,8 @@ async def submit_commands(request: Request[Any, Any, Any], ledger: FromPath[str]
         bulk = _checked(attempt, envelope, _parameters(request))
         await recorder.depths.admit(actor, len(bulk.commands))
     except DomainError:
-        held = await _look_up(recorder, actor, envelope, (*keys, *_keys_of(document, ledger)))
+        keyed = (*keys, *_keys_of(document, ledger)) if may_replay(principal_of(request), actor) else ()
+        held = await _look_up(recorder, actor, envelope, keyed)
         if held is None:
             raise
         return await _replay(recorder, envelope, held)

@@ -7,13 +7,14 @@ from typing import Any, Final
 
 from litestar import Request, Response, post
 
-from api.access import Role, authorise
+from api.access import Role, authorise, authorise_creation
 from api.commands import Form, Intent, accept, read_command
-from api.edge import caller
+from api.edge import principal_of
 from api.jobs import JobView
 from api.queries import GetLedger
-from domain.errors import AuthError, NotFoundError
+from domain.errors import NotFoundError
 from domain.ledger.commands import CreateLedger
+from infrastructure.principals import Scope
 from infrastructure.read_models import LedgerView
 
 _LEDGER: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -26,11 +27,11 @@ CREATE_LEDGER: Final = Form(
 )
 
 
-async def admit(request: Request[Any, Any, Any], ledger: str, role: Role) -> None:
+async def admit(request: Request[Any, Any, Any], ledger: str, role: Role, scope: Scope | None = None) -> None:
     """Raises NotFoundError for a name that no ledger can have, and what `authorise` raises."""
     if _LEDGER.fullmatch(ledger) is None:
         raise NotFoundError
-    await authorise(request, ledger, role)
+    await authorise(request, ledger, role, scope)
 
 
 @post(
@@ -48,11 +49,10 @@ async def create_ledger(request: Request[Any, Any, Any]) -> Response[bytes]:
     ledger = wanted if isinstance(wanted, str) and _LEDGER.fullmatch(wanted) else None
 
     async def may_create() -> None:
-        if not {"admin", "user"} & set(caller(request).roles):
-            raise AuthError("forbidden", "This needs the role user.")
+        authorise_creation(principal_of(request))
 
     async def may_read() -> None:
-        await admit(request, ledger or "", "reader")
+        await admit(request, ledger or "", "reader", "ledger:write")
 
     return await accept(request, Intent(CREATE_LEDGER, ledger, document, attempt, may_create, may_read, reserves=True))
 
@@ -65,7 +65,7 @@ async def accept_for(request: Request[Any, Any, Any], form: Form[Any], ledger: s
         await admit(request, ledger, "writer")
 
     async def may_read() -> None:
-        await admit(request, ledger, "reader")
+        await admit(request, ledger, "reader", "ledger:write")
 
     known = ledger if _LEDGER.fullmatch(ledger) else None
     return await accept(request, Intent(form, known, document, attempt, may_write, may_read))

@@ -30,6 +30,10 @@ class Principal(msgspec.Struct, frozen=True):
         """Whether the credential is good for this ledger at all; if it is, the user's grant decides."""
         return True
 
+    def reaches_actor(self, actor: str) -> bool:
+        """The same of an actor by its name, `ledger:acme`: keys reach no other kind."""
+        return True
+
     def has(self, scope: Scope) -> bool:
         """Whether the credential is good for such requests."""
         return True
@@ -51,6 +55,10 @@ class KeyPrincipal(Principal, frozen=True):
 
     def reaches(self, ledger: str) -> bool:
         return self.ledgers is None or ledger in self.ledgers
+
+    def reaches_actor(self, actor: str) -> bool:
+        kind, _, name = actor.partition(":")
+        return kind == "ledger" and self.reaches(name)
 
     def has(self, scope: Scope) -> bool:
         return scope in self.scopes
