@@ -17,6 +17,7 @@ import msgspec
 from litestar import Request, Response
 from uuid_utils.compat import uuid7
 
+from api.access import may_replay
 from api.context import services_of
 from api.decoding import Attempt, Document, invalid, parse_json, query_of, read_body, try_decode
 from api.edge import edge_of, principal_of
@@ -29,7 +30,9 @@ from domain.catalog import KIND_OF
 from domain.errors import DomainError, Fault, InfrastructureError
 from domain.messages import Command, Query
 from infrastructure.command_log import Asked, Held, Job, Key, Receipt, reused
+from infrastructure.credentials import Beside
 
+B = TypeVar("B")
 C = TypeVar("C", bound=Command)
 
 AnyRequest = Request[Any, Any, Any]
@@ -40,8 +43,9 @@ REPLAYED: Final = {"idempotent-replayed": "true"}
 class Form(msgspec.Struct, Generic[C], frozen=True):
     """What the API knows of a kind of command, alike for its own route and in bulk.
 
-    `path` is its route within the ledger, `resource` what it makes, `query` asks for that at a version or newer, and
-    `faults` finds what a type can't say to be wrong.
+    `path` is its route within the ledger, `resource` what it makes or changes, `query` asks for that at a version or
+    newer, and `faults` finds what a type can't say to be wrong. `status` is that of an awaited success: 201 for what
+    makes something, 204 for what deletes it (then nothing is asked), else 200.
     """
 
     command: type[C]
@@ -49,22 +53,47 @@ class Form(msgspec.Struct, Generic[C], frozen=True):
     resource: Callable[[str, C, UUID], str]
     query: Callable[[str, C, UUID, int], Query]
     faults: Callable[[C], Iterable[Fault]] = lambda _: ()
+    status: int = 201
 
 
 class Intent(msgspec.Struct, Generic[C], frozen=True):
-    """What a request asks for. `ledger` is None if not even that could be read.
+    """What a request asks for. `name` is the ledger's id, or the user's; None if not even that could be read.
 
     `admit` raises 404 and 403 for who may not ask. `admit_reader` does so for who may not see what came of it, such as
     the submitter of a replay whose grant is gone: the job is still theirs to see, the ledger's contents are not.
     """
 
     form: Form[C]
-    ledger: str | None
+    name: str | None
     document: Document
     attempt: Attempt[C]
     admit: Callable[[], Awaitable[None]]
     admit_reader: Callable[[], Awaitable[None]]
     reserves: bool = False
+    type: str = "ledger"
+    job: UUID = msgspec.field(default_factory=uuid7)
+    extra: Extra | None = None
+
+    @property
+    def actor(self) -> str:
+        return f"{self.type}:{self.name}"
+
+    @property
+    def scope(self) -> str:
+        """The actor that idempotency keys belong to."""
+        return self.actor if self.extra is None else self.extra.scope
+
+
+class Extra(msgspec.Struct, frozen=True):
+    """What a command to a user has beyond one to a ledger.
+
+    Its keys belong to `scope`, the submitter's own actor. `beside` makes what is written with the command, once that is
+    known to be in order. `recorded` is called when the command is written down, now or long ago.
+    """
+
+    scope: str
+    beside: Callable[[], Awaitable[Beside]]
+    recorded: Callable[[], Awaitable[None]]
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -91,12 +120,12 @@ class Envelope(msgspec.Struct, frozen=True):
         return None if key_faults(self.key) else self.key
 
 
-def request_hash(path: str, query: Iterable[tuple[str, str]], body: bytes) -> bytes:
-    """What tells whether two POST requests under one key are the same. `body` comes in its canonical form."""
-    return sha256(b"\n".join((b"POST", path.encode(), encode(sorted(query)), body))).digest()
+def request_hash(path: str, query: Iterable[tuple[str, str]], body: bytes, method: str = "POST") -> bytes:
+    """What tells whether two requests under one key are the same. `body` comes in its canonical form."""
+    return sha256(b"\n".join((method.encode(), path.encode(), encode(sorted(query)), body))).digest()
 
 
-async def read_command(request: AnyRequest, kind: type[C]) -> tuple[Document, Attempt[C]]:
+async def read_command(request: AnyRequest, kind: type[B]) -> tuple[Document, Attempt[B]]:
     """The body: 413, 415 and 400 are raised here, 422 waits in the attempt."""
     document = parse_json(await read_body(request))
     return document, try_decode(document, kind)
@@ -106,26 +135,27 @@ async def accept(request: AnyRequest, intent: Intent[C]) -> Response[bytes]:
     """Accepts one command, or answers what its key stands for."""
     envelope = Envelope.of(request)
     recorder = services_of(request).recorder
-    job = uuid7()
-    key = _key(request, intent, envelope, job)
+    key = _key(request, intent, envelope)
     try:
         await intent.admit()
         command = _checked(intent, envelope)
-        actor = f"ledger:{intent.ledger}"
-        await recorder.depths.admit(actor, 1)
+        beside = None if intent.extra is None else await intent.extra.beside()
+        await recorder.depths.admit(intent.actor, 1)
     except DomainError:
-        held = None if key is None else await _look_up(recorder, f"ledger:{intent.ledger}", envelope, key)
+        held = None if key is None else await _look_up(recorder, intent.scope, envelope, key)
         if held is None:
             raise
         return await _replay(request, intent, envelope, held)
     address = Address(
-        job,
-        actor,
+        intent.job,
+        intent.actor,
         envelope.principal,
         envelope.correlation_id,
-        intent.form.resource(intent.ledger or "", command, job),
+        intent.form.resource(intent.name or "", command, intent.job),
         key,
-        intent.ledger if intent.reserves else None,
+        intent.name if intent.reserves else None,
+        intent.scope,
+        beside,
     )
     return await _record(request, intent, envelope, command, address)
 
@@ -137,6 +167,8 @@ async def _record(
     waiting = nullcontext() if envelope.wait_s is None else recorder.waiters.expecting(address.actor, address.job)
     with waiting as future:
         receipt = await recorder.commands.dispatch(command, address)
+        if intent.extra is not None:
+            await intent.extra.recorded()
         finished = None
         if receipt.replay is None and future is not None and envelope.wait_s is not None:
             finished = await within(future, envelope.wait_s)
@@ -150,6 +182,8 @@ async def _replay(request: AnyRequest, intent: Intent[C], envelope: Envelope, he
     job = await recorder.log.find_job(held)
     if job is None:
         raise InfrastructureError("The job of this key can't be read.")
+    if intent.extra is not None:
+        await intent.extra.recorded()
     if envelope.wait_s is not None and not job.finished:
         job = await recorder.waiters.outcome(job.actor, job.id, envelope.wait_s) or job
     return await _answer(request, intent, envelope, job, REPLAYED)
@@ -168,18 +202,25 @@ async def _answer(
     problem = job_problem(job)
     if problem is not None:
         return problem_response(problem, headers)
+    status = intent.form.status
+    if status == 204:
+        return Response(b"", status_code=204, headers=headers)
     await intent.admit_reader()
-    query = intent.form.query(intent.ledger or "", intent.attempt.value(), job.id, job.seq or 0)
+    query = intent.form.query(intent.name or "", intent.attempt.value(), job.id, job.seq or 0)
     answer = await services_of(request).queries.ask(query)
-    headers["location"] = job.resource or path
-    return Response(answer.body, status_code=201, media_type="application/json", headers=headers)
+    if status == 201:
+        headers["location"] = job.resource or path
+    return Response(answer.body, status_code=status, media_type="application/json", headers=headers)
 
 
-def _key(request: AnyRequest, intent: Intent[C], envelope: Envelope, job: UUID) -> Key | None:
+def _key(request: AnyRequest, intent: Intent[C], envelope: Envelope) -> Key | None:
     """The request's key in its scope, None without one that could have been used."""
-    if intent.ledger is None or (key := envelope.usable_key()) is None:
+    if intent.name is None or (key := envelope.usable_key()) is None:
         return None
-    return Key(key, request_hash(request.url.path, envelope.query, intent.document.canonical()), job)
+    if not may_replay(principal_of(request), intent.actor):
+        return None
+    body = intent.document.canonical()
+    return Key(key, request_hash(request.url.path, envelope.query, body, edge_of(request).method), intent.job)
 
 
 async def _look_up(recorder: Recorder, actor: str, envelope: Envelope, key: Key) -> UUID | None:

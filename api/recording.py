@@ -20,6 +20,7 @@ from domain.catalog import KIND_OF
 from domain.ledger.handlers import weight
 from domain.messages import Command
 from infrastructure.command_log import Answer, Asked, CommandLog, Draft, Held, Key, Receipt, Submission
+from infrastructure.credentials import Beside
 from infrastructure.metrics import meter
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
@@ -29,8 +30,9 @@ MOST_A_FLUSH: Final = 2_000
 """Commands that share a transaction."""
 BACKLOG: Final = 50_000
 """Commands that may wait for one."""
-POOL_SIZE: Final = 4
-"""Two flushes and two look-ups at once."""
+SINGLE_BACKLOG: Final = 1_000
+POOL_SIZE: Final = 6
+"""Two flushes, two commands to users and two look-ups at once."""
 
 encode: Final = msgspec.json.Encoder().encode
 
@@ -44,7 +46,10 @@ class Bell(Protocol):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where a command goes, from whom, and as which job. `reserves`: the id of the ledger it creates."""
+    """Where a command goes, from whom, and as which job. `reserves`: the id of the ledger it creates.
+
+    `scope` is the actor that its key belongs to, if that is another one, and `beside` what is written with it.
+    """
 
     job: UUID
     actor: str
@@ -53,6 +58,8 @@ class Address(msgspec.Struct, frozen=True):
     resource: str
     key: Key | None
     reserves: str | None
+    scope: str | None = None
+    beside: Beside | None = None
 
 
 def draft_of(kind: str, command: Command, job: UUID, resource: str) -> Draft:
@@ -75,6 +82,8 @@ class Recorder:
         self._appends: Gatherer[Submission, Receipt] = Gatherer(
             self._append, most=MOST_A_FLUSH, backlog=BACKLOG, weigh=lambda submission: len(submission.drafts)
         )
+        # What takes locks on users shares its transaction with nobody: others would wait for those locks, too.
+        self._single_appends: Gatherer[Submission, Receipt] = Gatherer(self._append, most=1, backlog=SINGLE_BACKLOG)
         self._look_ups: Gatherer[Asked, Held | None] = Gatherer(self.log.find_keys, most=MOST_A_FLUSH, backlog=BACKLOG)
 
     def start(self) -> None:
@@ -83,14 +92,16 @@ class Recorder:
     async def close(self) -> None:
         """Writes down what has been asked, then ends."""
         await self._appends.close()
+        await self._single_appends.close()
         await self._look_ups.close()
         await self.waiters.close()
         self._bell.close()
 
     async def submit(self, submission: Submission) -> Receipt:
         """Writes commands down and wakes a worker. Raises the refusal, or InfrastructureError (503)."""
+        appends = self._appends if submission.beside is None else self._single_appends
         try:
-            return await self._appends.ask(submission)
+            return await appends.ask(submission)
         finally:
             self.depths.settle(submission.actor, len(submission.drafts))
 
@@ -119,6 +130,8 @@ class Recorder:
                 (draft_of(kind, command, address.job, address.resource),),
                 () if address.key is None else (address.key,),
                 reserves=address.reserves,
+                scope=address.scope,
+                beside=address.beside,
             )
         )
 

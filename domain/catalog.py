@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from domain.identity import handlers as identity
 from domain.ledger import handlers as ledger
 from domain.messages import Command, Event
 
-KINDS: Final[Mapping[str, type[Command]]] = {**ledger.KINDS}
-HANDLERS: Final[Mapping[type[Command], Callable[..., list[Event]]]] = {**ledger.HANDLERS}
-APPLIERS: Final[Mapping[type[Event], Callable[..., list[str]]]] = {**ledger.APPLIERS}
+KINDS: Final[Mapping[str, type[Command]]] = {**ledger.KINDS, **identity.KINDS}
+HANDLERS: Final[Mapping[type[Command], Callable[..., list[Event]]]] = {**ledger.HANDLERS, **identity.HANDLERS}
+APPLIERS: Final[Mapping[type[Event], Callable[..., list[str]]]] = {**ledger.APPLIERS, **identity.APPLIERS}
 EVENTS: Final[Mapping[str, type[Event]]] = {event.__name__: event for event in APPLIERS}
 KIND_OF: Final[Mapping[type[Command], str]] = {command: kind for kind, command in KINDS.items()}

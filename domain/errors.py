@@ -45,6 +45,7 @@ CATALOGUE: Final[dict[str, ProblemKind]] = {
     "ledger_exists": ProblemKind(409, "Ledger exists", "Choose another id for the ledger."),
     "account_exists": ProblemKind(409, "Account exists", "Choose another name for the account."),
     "currency_exists": ProblemKind(409, "Currency exists", "Use the currency as it is registered."),
+    "username_taken": ProblemKind(409, "User name taken", "Choose another name; names that differ in case only are the same."),
     "reference_taken": ProblemKind(409, "Reference taken", "A transaction with this reference was posted already; look it up with ?reference=."),
     "account_not_found": ProblemKind(422, "Account not found", "Open the account first."),
     "currency_unknown": ProblemKind(422, "Currency unknown", "Register the currency first, or use an ISO 4217 code."),

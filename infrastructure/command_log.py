@@ -19,6 +19,7 @@ from asyncpg import Record
 from domain.errors import DomainError, Fault, ValidationError
 from domain.ledger.commands import PostTransaction
 from domain.messages import Refusal
+from infrastructure.credentials import Beside, write_beside
 from infrastructure.postgres import Db
 
 UNFINISHED: Final = ("accepted", "scheduled")
@@ -101,6 +102,7 @@ WHERE id = ANY ($1::uuid[]) AND status IN ('succeeded', 'rejected', 'failed', 'c
 # In each of these the order of an index gives the page without sorting, whatever the number of commands.
 _FILTERS = """
 commands.id < $1 AND ($2::text IS NULL OR status = $2) AND ($3::text IS NULL OR kind = $3)
+    AND (NOT $5 OR commands.actor LIKE 'ledger:%')
 """
 ALL_JOBS: Final = f"SELECT {_COLUMNS} FROM commands WHERE {_FILTERS} ORDER BY commands.id DESC LIMIT $4"
 
@@ -109,12 +111,12 @@ SELECT {_COLUMNS} FROM commands WHERE {_FILTERS} AND status = 'failed' ORDER BY 
 """
 
 LEDGER_JOBS: Final = f"""
-SELECT {_COLUMNS} FROM commands WHERE {_FILTERS} AND actor = $5 ORDER BY commands.id DESC LIMIT $4
+SELECT {_COLUMNS} FROM commands WHERE {_FILTERS} AND actor = $6 ORDER BY commands.id DESC LIMIT $4
 """
 
 OWN_JOBS: Final = f"""
 SELECT {_COLUMNS} FROM commands
-WHERE {_FILTERS} AND principal = $5 AND ($6::text IS NULL OR actor = $6)
+WHERE {_FILTERS} AND principal = $6 AND ($7::text IS NULL OR actor = $7)
 ORDER BY commands.id DESC LIMIT $4
 """
 
@@ -123,12 +125,23 @@ SELECT of_ledger.* FROM grants CROSS JOIN LATERAL (
     SELECT {_COLUMNS} FROM commands
     WHERE {_FILTERS} AND actor = 'ledger:' || grants.ledger ORDER BY commands.id DESC LIMIT $4
 ) AS of_ledger
-WHERE grants.user_id = $5 AND ($6::text IS NULL OR 'ledger:' || grants.ledger = $6)
+WHERE grants.user_id = $6 AND ($7::text IS NULL OR 'ledger:' || grants.ledger = $7)
+ORDER BY of_ledger.id DESC LIMIT $4
+"""
+
+# For a key that is good for some ledgers: its owner's there, and if it is to read, those that its owner may see there.
+REACHED_JOBS: Final = f"""
+SELECT of_ledger.* FROM unnest($6::text[]) AS reached (actor) CROSS JOIN LATERAL (
+    SELECT {_COLUMNS} FROM commands
+    WHERE {_FILTERS} AND commands.actor = reached.actor AND (principal = $7 OR $8 AND ($9 OR EXISTS (
+        SELECT FROM grants WHERE grants.user_id = $7 AND 'ledger:' || grants.ledger = reached.actor)))
+    ORDER BY commands.id DESC LIMIT $4
+) AS of_ledger
 ORDER BY of_ledger.id DESC LIMIT $4
 """
 
 FIND_BATCH: Final = f"""
-SELECT id, actor, jobs, accepted_at FROM batches WHERE id = $1 AND {_VISIBLE.format(table="batches")}
+SELECT id, actor, jobs, accepted_at, principal FROM batches WHERE id = $1 AND {_VISIBLE.format(table="batches")}
 """
 
 COUNT_BATCH: Final = """
@@ -186,7 +199,8 @@ class Draft(msgspec.Struct, frozen=True):
 class Submission(msgspec.Struct, frozen=True):
     """What one request asks of one actor: accepted as a whole or not at all.
 
-    `reserves` is the ledger's id when the draft creates one; `batch` the batch's id in bulk.
+    `reserves` is the ledger's id when the draft creates one; `batch` the batch's id in bulk. `scope` is the actor that
+    its keys belong to, if that is another one, and `beside` what is written with a command to a user.
     """
 
     actor: str
@@ -196,6 +210,8 @@ class Submission(msgspec.Struct, frozen=True):
     keys: tuple[Key, ...] = ()
     batch: UUID | None = None
     reserves: str | None = None
+    scope: str | None = None
+    beside: Beside | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -247,14 +263,29 @@ class Job(msgspec.Struct, frozen=True):
         return self.status not in UNFINISHED
 
 
+class KeyBounds(msgspec.Struct, frozen=True):
+    """What an API key shows of its owner's jobs: those of `ledgers` (None: of all), and without `reads` only their own.
+
+    Jobs of other actors than ledgers it never shows.
+    """
+
+    owner: UUID
+    ledgers: tuple[str, ...] | None
+    reads: bool
+
+
 class Filter(msgspec.Struct, frozen=True):
-    """Which jobs to list: those before `before`, newest first. `viewer` None sees everybody's."""
+    """Which jobs to list: those before `before`, newest first. `viewer` None sees everybody's.
+
+    `key` narrows that to what an API key of the viewer's shows.
+    """
 
     viewer: UUID | None = None
     before: UUID | None = None
     status: str | None = None
     kind: str | None = None
     actor: str | None = None
+    key: KeyBounds | None = None
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -264,6 +295,7 @@ class Batch(msgspec.Struct, frozen=True):
     actor: str
     jobs: tuple[UUID, ...]
     accepted_at: datetime
+    principal: UUID
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -330,6 +362,7 @@ class CommandLog:
             if any(submission.reserves is not None for submission in group):
                 await _reserve(db, entry)
             await _free_keys(db, entry)
+            await _write_beside(db, entry)
             accepted_at = await _write(db, entry)
         return [entry.answer(number, accepted_at) for number in range(len(group))]
 
@@ -355,7 +388,13 @@ class CommandLog:
         found: dict[UUID, Job] = {}
         for statement, arguments in _listing(wanted):
             rows = await self._pool.fetch(
-                statement, wanted.before or _NEWEST, wanted.status, wanted.kind, limit, *arguments
+                statement,
+                wanted.before or _NEWEST,
+                wanted.status,
+                wanted.kind,
+                limit,
+                wanted.key is not None,
+                *arguments,
             )
             found.update((row["id"], _job(row)) for row in rows)
         return [found[job] for job in sorted(found, reverse=True)[:limit]]
@@ -363,7 +402,9 @@ class CommandLog:
     async def find_batch(self, batch: UUID, viewer: UUID | None = None) -> Batch | None:
         """One batch, to whom `find_job` would show its jobs."""
         row = await self._pool.fetchrow(FIND_BATCH, batch, viewer)
-        return None if row is None else Batch(row["id"], row["actor"], tuple(row["jobs"]), row["accepted_at"])
+        if row is None:
+            return None
+        return Batch(row["id"], row["actor"], tuple(row["jobs"]), row["accepted_at"], row["principal"])
 
     async def tally(self, batch: Batch, most_refusals: int) -> Tally:
         """How far the batch is, with its first refusals."""
@@ -415,7 +456,7 @@ class _Entry:
 
     def scope(self, number: int, key: Key) -> tuple[UUID, str, str]:
         submission = self.group[number]
-        return submission.principal, submission.actor, key.key
+        return submission.principal, submission.scope or submission.actor, key.key
 
     def meet(self, number: int, key: Key, held: Held) -> None:
         """A key that is held: by the same request, which is a replay, or by another one."""
@@ -498,6 +539,13 @@ async def _free_keys(db: Db, entry: _Entry) -> None:
         await db.execute(FREE_KEYS, *map(list, zip(*freed, strict=True)))
 
 
+async def _write_beside(db: Db, entry: _Entry) -> None:
+    """What comes with commands to users. It locks them, and only then commands get their time."""
+    for number, submission in enumerate(entry.group):
+        if submission.beside is not None and entry.fresh(number):
+            await write_beside(db, submission.actor, submission.drafts[0].id, submission.beside)
+
+
 async def _write(db: Db, entry: _Entry) -> datetime | None:
     lines = [(draft, submission) for number, submission in enumerate(entry.group) for draft in entry.fresh(number)]
     accepted_at: datetime | None = None
@@ -537,7 +585,8 @@ def _rounds(submissions: Sequence[Submission]) -> Iterable[list[int]]:
 
 
 def _claims(submission: Submission) -> set[tuple[UUID | str, ...]]:
-    claims: set[tuple[UUID | str, ...]] = {(submission.principal, submission.actor, key.key) for key in submission.keys}
+    scope = submission.scope or submission.actor
+    claims: set[tuple[UUID | str, ...]] = {(submission.principal, scope, key.key) for key in submission.keys}
     if submission.reserves is not None:
         claims.add((submission.reserves,))
     return claims
@@ -548,12 +597,27 @@ def _is_data_error(error: asyncpg.PostgresError) -> bool:
     return (error.sqlstate or "")[:2] in ("22", "23")
 
 
-def _listing(wanted: Filter) -> list[tuple[str, tuple[UUID | str | None, ...]]]:
+_Statement = tuple[str, tuple[UUID | str | bool | Sequence[str] | None, ...]]
+
+
+def _listing(wanted: Filter) -> list[_Statement]:
+    if wanted.key is not None:
+        return _listing_with_key(wanted, wanted.key)
     if wanted.viewer is not None:
         return [(statement, (wanted.viewer, wanted.actor)) for statement in (OWN_JOBS, GRANTED_JOBS)]
     if wanted.actor is not None:
         return [(LEDGER_JOBS, (wanted.actor,))]
     return [(DEAD_JOBS if wanted.status == "failed" else ALL_JOBS, ())]
+
+
+def _listing_with_key(wanted: Filter, key: KeyBounds) -> list[_Statement]:
+    if key.ledgers is not None:
+        actors = [f"ledger:{ledger}" for ledger in key.ledgers]
+        reached = actors if wanted.actor is None else [wanted.actor] if wanted.actor in actors else []
+        return [(REACHED_JOBS, (reached, key.owner, key.reads, wanted.viewer is None))]
+    if key.reads:
+        return [(OWN_JOBS, (key.owner, wanted.actor)), *_listing(msgspec.structs.replace(wanted, key=None))]
+    return [(OWN_JOBS, (key.owner, wanted.actor))]
 
 
 def _job(row: Record) -> Job:

@@ -90,6 +90,7 @@ WITH RECURSIVE waiting AS (
 )
 SELECT actor FROM (SELECT * FROM waiting LIMIT $3) AS bounded
 WHERE accepted_at < clock_timestamp() - make_interval(secs => $1::int / 1000.0)
+    AND split_part(actor, ':', 1) = ANY ($4::text[])
 ORDER BY accepted_at LIMIT $2
 """
 
@@ -185,6 +186,6 @@ async def bury(db: Db, command: UUID, attempts: int, refusal: Refusal) -> None:
     await db.execute(BURY, command, attempts, _encode(refusal))
 
 
-async def overdue(db: Db, older_than_ms: int, limit: int) -> list[str]:
-    """Actors whose oldest pending command has waited longer than `older_than_ms`, the longest first, up to `limit`."""
-    return [row["actor"] for row in await db.fetch(OVERDUE, older_than_ms, limit, MOST_LOOKED_AT)]
+async def overdue(db: Db, older_than_ms: int, limit: int, types: Sequence[str]) -> list[str]:
+    """Actors of these types whose oldest pending command has waited longer than `older_than_ms`, the longest first."""
+    return [row["actor"] for row in await db.fetch(OVERDUE, older_than_ms, limit, MOST_LOOKED_AT, types)]

@@ -63,6 +63,9 @@ users = Table(
     # the last seq of the user's journal that changed it
     Column("version", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("status IN ('active', 'disabled')", name="status"),
+    # names that differ in case only are taken; and who is left as administrator
+    Index("users_name", text('lower(username COLLATE "C")')),
+    Index("users_admins", "id", postgresql_where=text("status = 'active' AND 'admin' = ANY (roles)")),
 )
 
 credentials = Table(

@@ -24,6 +24,7 @@ from uuid_utils.compat import uuid7
 from infrastructure.cache import Cache
 from infrastructure.postgres import OUTSIDE, Db
 from infrastructure.principals import SessionPrincipal
+from infrastructure.users import STANDING
 
 CACHED_S: Final = 60
 GRACE_S: Final = 10
@@ -36,10 +37,10 @@ _DROPPED_AT_ONCE: Final = 1_000
 LOCK_USER: Final = "SELECT FROM users WHERE id = $1 FOR SHARE"
 
 # Not when the password was changed, or its user disabled, since they were looked up.
-INSERT_SESSION: Final = """
+INSERT_SESSION: Final = f"""
 INSERT INTO sessions (id, user_id, expires_at, address, user_agent)
-SELECT $1, id, clock_timestamp() + make_interval(secs => $3), $4, $5
-FROM users JOIN credentials ON user_id = id WHERE id = $2 AND status = 'active' AND changed_at = $6
+SELECT $1, users.id, clock_timestamp() + make_interval(secs => $3), $4, $5
+FROM users {STANDING} WHERE users.id = $2 AND standing.active AND standing.proven = $6
 """
 
 FIND_SESSION: Final = """

@@ -16,7 +16,7 @@ from infrastructure.kafka import MESSAGE_BYTES, connection
 from infrastructure.settings import Settings
 
 SUBSCRIBER: Final = "kafka"
-ACTOR_TYPES: Final = ("ledger",)
+ACTOR_TYPES: Final = ("ledger", "user")
 # events are keyed by actor; more partitions than this machine's worth of consumers, since adding some reorders keys
 PARTITIONS: Final = 12
 CREATE_S: Final = 10

@@ -19,9 +19,29 @@ INSERT_USER: Final = "INSERT INTO users (id, username, roles) VALUES ($1, $2, $3
 
 INSERT_CREDENTIALS: Final = "INSERT INTO credentials (user_id, password_hash) VALUES ($1, $2)"
 
-FIND_USER: Final = """
-SELECT users.id, username, roles, status = 'active' AS active, password_hash, changed_at
-FROM users LEFT JOIN credentials ON user_id = users.id WHERE username = $1
+# What counts for logins, as soon as it is accepted, whether or not any worker runs: the newest password, and that one
+# is disabled. `proven` is when the password was accepted. Both look into the user's own mailbox only.
+STANDING: Final = """
+LEFT JOIN credentials ON credentials.user_id = users.id
+LEFT JOIN LATERAL (
+    SELECT pending.password_hash, brought.accepted_at
+    FROM commands AS brought JOIN pending_credentials AS pending ON pending.command = brought.id
+    WHERE brought.actor = 'user:' || users.id AND brought.status = 'accepted'
+    ORDER BY brought.position DESC LIMIT 1
+) AS newest ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(newest.password_hash, credentials.password_hash) AS password_hash,
+        coalesce(newest.accepted_at, credentials.changed_at) AS proven,
+        users.status = 'active' AND NOT EXISTS (
+            SELECT FROM commands AS ending
+            WHERE ending.actor = 'user:' || users.id AND ending.status = 'accepted' AND ending.kind = 'disable_user'
+        ) AS active
+) AS standing
+"""
+
+FIND_USER: Final = f"""
+SELECT users.id, username, roles, standing.active, standing.password_hash, standing.proven
+FROM users {STANDING} WHERE username = $1
 """
 
 # Not a change of the password: whoever changed that meanwhile wins, and `changed_at` stays.

@@ -13,8 +13,8 @@ from kombu.entity import Queue
 
 from infrastructure.settings import load
 
-QUEUES: Final = ("ledgers", "events", "maintenance")
-QUEUE_OF_ACTOR: Final = {"ledger": "ledgers"}
+QUEUES: Final = ("ledgers", "identity", "events", "maintenance")
+QUEUE_OF_ACTOR: Final = {"ledger": "ledgers", "user": "identity"}
 """Which queue serves which type of actor."""
 
 _settings = load()

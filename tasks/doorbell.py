@@ -26,7 +26,7 @@ _BATCH: Final = 500
 _BACKLOG: Final = 10_000
 # Seconds that a bell is left alone after it was rung. Only busy actors meet this: an event may reach its subscribers
 # that much later, and hundreds of turns are followed by tens of deliveries.
-_QUIET_S: Final = {"ledgers": 0.005, "events": 0.1}
+_QUIET_S: Final = {"ledgers": 0.005, "identity": 0.005, "events": 0.1}
 
 Ring = tuple[str, str, tuple[str, ...], str | None]
 """Queue, task name, arguments, correlation id."""

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings, load
-from tasks.app import app
+from tasks.app import QUEUE_OF_ACTOR, app
 from tasks.doorbell import Doorbell
 from tasks.runtime import Runtime, runtime
 from workers.sweep import Sweep
@@ -65,7 +65,7 @@ async def _pause(settings: Settings) -> None:
 def _sweep_of(
     settings: Settings, pool: asyncpg.Pool[asyncpg.Record], broker: Redis | None, doorbell: Doorbell
 ) -> Sweep:
-    return Sweep(pool, broker, settings, doorbell.ring, doorbell.ring_delivery)
+    return Sweep(pool, broker, settings, QUEUE_OF_ACTOR, doorbell.ring, doorbell.ring_delivery)
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from infrastructure.command_log import (
     Filter,
     Held,
     Job,
+    KeyBounds,
     Receipt,
     Submission,
     Tally,
@@ -46,7 +47,7 @@ class FakeCommandLog:
         older: dict[UUID, UUID] = {}
         taken: dict[tuple[UUID, str, str], Held] = {}
         for key in submission.keys:
-            scope = (submission.principal, submission.actor, key.key)
+            scope = (submission.principal, submission.scope or submission.actor, key.key)
             held = self.keys.get(scope) or taken.get(scope)
             if held is None:
                 taken[scope] = Held(key.request_hash, key.target)
@@ -83,7 +84,7 @@ class FakeCommandLog:
         self.keys.update(taken)
         jobs = tuple(older.get(draft.id, draft.id) for draft in submission.drafts)
         if submission.batch is not None:
-            batch = Batch(submission.batch, submission.actor, jobs, now)
+            batch = Batch(submission.batch, submission.actor, jobs, now, submission.principal)
             self.batches[batch.id] = (batch, submission.principal)
         return Receipt(jobs, now if fresh else None)
 
@@ -109,6 +110,7 @@ class FakeCommandLog:
             and wanted.status in (None, job.status)
             and wanted.kind in (None, job.kind)
             and wanted.actor in (None, job.actor)
+            and (wanted.key is None or _shown_by(wanted.key, job))
         ]
         return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
 
@@ -130,6 +132,12 @@ class FakeCommandLog:
 
     async def depth(self, actor: str, most: int) -> int:
         return min(most, sum(job.actor == actor and not job.finished for job in self.jobs.values()))
+
+
+def _shown_by(key: KeyBounds, job: Job) -> bool:
+    kind, _, name = job.actor.partition(":")
+    reached = kind == "ledger" and (key.ledgers is None or name in key.ledgers)
+    return reached and (key.reads or job.principal == key.owner)
 
 
 # -- the ledger repository --------------------------------------------------------------------------------------------

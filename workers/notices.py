@@ -36,21 +36,33 @@ class Notices:
 
     async def begin(self, actor: str, views: Sequence[str], turn: UUID) -> None:
         """Bars the views that this turn changes from being served or filled until `announce`. Before the commit."""
+        if not _is_ledger(actor):
+            return
         try:
             await cache.begin_write(self.redis, _ledger(actor), views, str(turn))
         except (RedisError, OSError) as error:
             log.warning("views_not_barred", actor=actor, error=str(error))
 
     async def announce(self, actor: str, views: Sequence[str], turn: UUID) -> None:
-        """Frees the views, in their new state, and wakes whoever waits for a command of `actor`. After the commit."""
+        """Frees the views, in their new state, and wakes whoever waits for a command of `actor`. After the commit.
+
+        The views of a user are the copies of its sessions, by their keys; those are dropped.
+        """
         try:
             async with self.redis.pipeline(transaction=False) as pipe:
-                cache.end_write(pipe, _ledger(actor), views, str(turn))
+                if _is_ledger(actor):
+                    cache.end_write(pipe, _ledger(actor), views, str(turn))
+                elif views:
+                    pipe.delete(*views)
                 pipe.publish(TURNS_CHANNEL, actor)
                 meter.commands_for(pipe)
                 await pipe.execute()
         except (RedisError, OSError) as error:
             log.warning("turn_not_announced", actor=actor, error=str(error))
+
+
+def _is_ledger(actor: str) -> bool:
+    return actor.startswith("ledger:")
 
 
 def _ledger(actor: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,12 +27,14 @@ _LONG_QUEUE: Final = 100
 class Sweep:
     """Rings overdue actors and deliveries. Silent for a queue so long that ringing would only make it longer.
 
-    `broker` is where queues can be measured; None where the broker is not Redis.
+    `queues` says which one serves which type of actor. `broker` is where they can be measured; None where the broker is
+    not Redis.
     """
 
     pool: asyncpg.Pool[Record]
     broker: Redis | None
     settings: Settings
+    queues: Mapping[str, str]
     ring: Callable[[str], None]
     ring_delivery: Callable[[str, str], None]
 
@@ -41,9 +43,10 @@ class Sweep:
         return await self._sweep_mailboxes() + await self._sweep_deliveries()
 
     async def _sweep_mailboxes(self) -> int:
-        if await self._is_long("ledgers"):
+        served = [kind for kind, queue in self.queues.items() if not await self._is_long(queue)]
+        if not served:
             return 0
-        overdue = await mailbox.overdue(self.pool, self.settings.sweep_ms, _AT_MOST)
+        overdue = await mailbox.overdue(self.pool, self.settings.sweep_ms, _AT_MOST, served)
         for actor in overdue:
             self.ring(actor)
         if overdue:

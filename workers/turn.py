@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from itertools import islice
-from typing import Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -28,13 +28,13 @@ from asyncpg import Record
 from uuid_utils.compat import uuid7
 
 from domain.catalog import APPLIERS, HANDLERS, KINDS
-from domain.decision import Decision, Head, Rulebook, decide
-from domain.ledger.model import Ledger
+from domain.decision import Decision, Head, Link, Rulebook, decide
 from domain.messages import Command, Recorded, Refusal
 from infrastructure import mailbox
 from infrastructure.mailbox import Locked, Mark
 from infrastructure.metrics import TURNS, meter
 from infrastructure.postgres import OUTSIDE, Db
+from infrastructure.repositories import identity as identities
 from infrastructure.repositories import ledger as ledgers
 from infrastructure.settings import Settings
 from workers.notices import Notices
@@ -51,6 +51,23 @@ GATHER_S: Final = 0.01
 """Between the turns of one busy actor: with fewer commands waiting than FULL, more are let gather for so long. Every
 turn has the same fixed cost, whatever it takes. An actor's first turn is never held up."""
 ACQUIT_PAUSES_S: Final = (0.1, 0.5, 1, 2, 4, 8)
+
+
+class Repository(Protocol):
+    """Where a type of actor is kept. What `load` gives is what the others take."""
+
+    async def load(self, db: Db, name: str, commands: Sequence[Recorded], /) -> Any: ...
+
+    async def save(self, db: Db, state: Any, links: Sequence[Link], now: datetime, /) -> None: ...
+
+    def views(self, state: Any, /) -> list[str]: ...
+
+
+REPOSITORIES: Final[Mapping[str, Repository]] = {"ledger": ledgers, "user": identities}
+
+Discard = Callable[[Db, str, Collection[UUID]], Awaitable[list[str]]]
+DISCARDS: Final[Mapping[str, Discard]] = {"user": identities.discard}
+"""Takes back what came beside commands that are not applied, for those types of actors where anything does."""
 
 
 class Result(Enum):
@@ -171,6 +188,8 @@ class Turns:
     async def _bury(self, db: Db, actor: str, row: Record, attempts: int) -> Finished:
         await mailbox.bury(db, row["id"], attempts, FAILED)
         await mailbox.clear_mark(db, actor)
+        discard = DISCARDS.get(_type_of(actor))
+        touched = [] if discard is None else await discard(db, _id_of(actor), (row["id"],))
         log.error(
             "dead_letter",
             actor=actor,
@@ -179,7 +198,7 @@ class Turns:
             attempts=attempts,
             correlation_id=row["correlation_id"],
         )
-        return Finished({(row["kind"], "failed"): 1}, (row["correlation_id"],))
+        return Finished({(row["kind"], "failed"): 1}, (row["correlation_id"],), touched)
 
     async def _apply(self, db: Db, locked: Locked, mark: Mark | None, turn: UUID, rows: Sequence[Record]) -> Finished:
         actor = locked.head.actor
@@ -187,12 +206,13 @@ class Turns:
         await mailbox.set_mark(self.mark_pool, actor, fresh)
         with _blaming_commands():
             commands = [_decoded(row) for row in rows]
-            ledger = await ledgers.load(db, _id_of(actor), commands)
+            repository = REPOSITORIES[_type_of(actor)]
+            state = await repository.load(db, _id_of(actor), commands)
             now = max(locked.now, rows[-1]["accepted_at"])
-            decision = decide(ledger, locked.head, commands, now, RULES)
-            touched = ledgers.views(ledger)
+            decision = decide(state, locked.head, commands, now, RULES)
+            touched = repository.views(state)
             await both(
-                self._flush(db, locked.head, ledger, decision, now, max(1, fresh.attempts)),
+                self._flush(db, locked.head, state, decision, now, max(1, fresh.attempts)),
                 self.notices.begin(actor, touched, turn),
             )
         if mark is not None and mark.suspect_position > fresh.suspect_position:
@@ -201,13 +221,15 @@ class Turns:
             await mailbox.clear_mark(db, actor)
         return Finished(_tally(commands, decision), [recorded.correlation_id for recorded in commands], touched)
 
-    async def _flush(
-        self, db: Db, before: Head, ledger: Ledger, decision: Decision, now: datetime, attempts: int
-    ) -> None:
+    async def _flush(self, db: Db, before: Head, state: Any, decision: Decision, now: datetime, attempts: int) -> None:
+        kind = _type_of(before.actor)
         if decision.links:
             await mailbox.append_journal(db, decision.links)
-            await ledgers.save(db, ledger, decision.links, now)
+            await REPOSITORIES[kind].save(db, state, decision.links, now)
             await mailbox.advance(db, before, decision, now)
+        if (discard := DISCARDS.get(kind)) is not None:
+            refused = [outcome.command for outcome in decision.outcomes if outcome.refusal is not None]
+            await discard(db, _id_of(before.actor), refused)
         await mailbox.finish(db, decision.outcomes, now, attempts)
 
     async def _acquit(self, actor: str, turn: UUID, narrow_by: int) -> None:

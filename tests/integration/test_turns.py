@@ -726,6 +726,6 @@ async def test_sweeps_find_who_waits_longest_behind_others_who_do_not(desk: Desk
     try:
         await desk.db.execute(PENDING_SINCE, uuid4(), "ledger:", datetime.now(UTC))
         await desk.db.execute(PENDING_SINCE, uuid4(), "ledger:~~", datetime(2000, 1, 1, tzinfo=UTC))
-        assert await mailbox.overdue(desk.db, 2_000, 1) == ["ledger:~~"]
+        assert await mailbox.overdue(desk.db, 2_000, 1, ["ledger"]) == ["ledger:~~"]
     finally:
         await undone.rollback()

@@ -15,6 +15,8 @@ STATEMENTS: Final = (
     "ALTER TABLE users ADD COLUMN version BIGINT DEFAULT '0' NOT NULL",
     "ALTER TABLE sessions ADD COLUMN last_used_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL",
     "CREATE INDEX sessions_of_user ON sessions (user_id, id) WHERE ended_at IS NULL",
+    'CREATE INDEX users_name ON users (lower(username COLLATE "C"))',
+    "CREATE INDEX users_admins ON users (id) WHERE status = 'active' AND 'admin' = ANY (roles)",
     """
     CREATE TABLE pending_credentials (
         command UUID NOT NULL,
