@@ -1,0 +1,105 @@
+"""What is somebody else's costs what does not exist costs: the same statements and commands, so no time betrays it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import pytest
+
+from api.openapi import describe
+from infrastructure.redis import SharedRedis
+from infrastructure.settings import Settings
+from tests.e2e.operations import BODIES, METHODS, Operation
+from tests.journals import on_a_loop
+from tests.service import Service, User, open_books, posting, running_service
+
+NOTHING = "00000000-0000-7000-8000-000000000001"
+
+
+@dataclass
+class Ledger:
+    """Every statement that Postgres and every command that Redis was given."""
+
+    entries: list[str] = field(default_factory=list)
+
+    def take(self, ids: Mapping[str, str]) -> list[str]:
+        """The entries since the last call, with what was asked for and what is random left out."""
+        taken, self.entries = self.entries, []
+        return [masked(entry, ids) for entry in taken]
+
+
+def masked(text: str, ids: Mapping[str, str]) -> str:
+    for name, value in ids.items():
+        text = text.replace(value, f"<{name}>")
+    return re.sub(r"L:[0-9a-f]{16}", "<lease>", text)
+
+
+@pytest.fixture
+def costs(monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """What the application does to Postgres and Redis from now on."""
+    ledger = Ledger()
+    connect, send = asyncpg.Connection.__init__, SharedRedis._send
+
+    def connecting(self: Any, *arguments: Any, **options: Any) -> None:
+        connect(self, *arguments, **options)
+        self.add_query_logger(lambda query: ledger.entries.append(f"{query.query} {query.args}"))
+
+    async def sending(self: SharedRedis, command: tuple[Any, ...]) -> Any:
+        ledger.entries.append(str(command))
+        return await send(self, command)
+
+    monkeypatch.setattr(asyncpg.Connection, "__init__", connecting)
+    monkeypatch.setattr(SharedRedis, "_send", sending)
+    return ledger
+
+
+def named_operations(service: Service) -> list[Operation]:
+    paths = describe(service.app)["paths"]
+    found = [Operation(method.upper(), path) for path in paths for method in paths[path] if method in METHODS]
+    return [operation for operation in found if operation.names]
+
+
+async def cost(user: User, operation: Operation, ids: Mapping[str, str], costs: Ledger) -> list[str]:
+    makes_body = BODIES.get(str(operation))
+    body = None if makes_body is None else makes_body()
+    headers = {**user.headers, "idempotency-key": "k"}
+    costs.take({})
+    answer = await user.client.request(operation.method, operation.path.format(**ids), json=body, headers=headers)
+    assert answer.status_code == 404, (str(operation), answer.text)
+    # the driver tells of a statement at the loop's next turn
+    await asyncio.sleep(0)
+    return costs.take({name: ids[name] for name in operation.names})
+
+
+async def things(owner: User) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """What is there, and as much that is not."""
+    ledger = await open_books(owner)
+    base = f"/v1/ledgers/{ledger}"
+    job = (await owner.post(f"{base}/transactions", posting(), prefer="wait=10")).json()["id"]
+    lines = {"commands": [{"kind": "post_transaction", **posting()}]}
+    batch = (await owner.post(f"{base}/commands", lines, prefer="wait=10")).json()["id"]
+    real = {"ledger": ledger, "account": "wallets:alice", "transaction": job, "job": job, "batch": batch}
+    absent = {"ledger": "l-nothing", "account": "wallets:nobody", **dict.fromkeys(("transaction", "job"), NOTHING)}
+    return real, {**absent, "batch": NOTHING}
+
+
+@on_a_loop
+async def test_on_every_route_a_stranger_costs_the_same(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, costs: Ledger
+) -> None:
+    async with running_service(settings, monkeypatch) as service:
+        owner, stranger = await service.user(), await service.user()
+        real, absent = await things(owner)
+        compared = 0
+        for operation in named_operations(service):
+            # the first request of all fills what strangers have in the cache: their session
+            await cost(stranger, operation, absent, costs)
+            one, other = await cost(stranger, operation, real, costs), await cost(stranger, operation, absent, costs)
+            assert one == other and one, str(operation)
+            compared += 1
+        assert compared >= 15
