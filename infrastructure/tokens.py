@@ -1,8 +1,8 @@
 """Tokens: access tokens (JWT) that any process can verify, and refresh tokens that are derived, never stored.
 
-An access token names its key by `kid`, which only looks up a map; the key says which algorithm it is for. Nothing else
-in a token's header is heeded, but that there must be no critical extension. Refresh tokens are good for this service
-alone: their key is derived from the secret, and the former secret's are read as well.
+An access token names its key by `kid`, which only looks up a map; the key says which algorithm it is for. A header with
+anything else in it (another key, where to find one, extensions) is none of ours. Refresh tokens are good for this
+service alone: their key is derived from the secret, and the former secret's are read as well.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ LONGEST_TOKEN: Final = 2_048
 
 _REFRESH_PREFIX: Final = "dbr_"
 _MAC_BYTES: Final = 32
+_HEADER: Final = {"alg", "kid", "typ"}
 _KID: Final = re.compile("[0-9a-f]{16}")
 _CLAIMS: Final = ["iss", "aud", "sub", "sid", "jti", "typ", "iat", "nbf", "exp"]
 
@@ -184,7 +185,8 @@ def _kid_of(token: bytes) -> str | None:
     except (jwt.InvalidTokenError, ValueError, TypeError):
         return None
     kid = header.get("kid")
-    return kid if header.get("typ") == "at+jwt" and isinstance(kid, str) and _KID.fullmatch(kid) else None
+    ours = header.keys() == _HEADER and header["typ"] == "at+jwt" and isinstance(kid, str) and _KID.fullmatch(kid)
+    return kid if ours else None
 
 
 def _is_canonical(token: bytes) -> bool:
