@@ -9,8 +9,9 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.params import FromPath
 
+from api.access import sees_job
 from api.context import services_of
-from api.edge import caller
+from api.edge import principal_of
 from api.jobs import id_of, job_problem, viewer_of
 from api.preferences import wait_of
 from api.problems import Problem
@@ -84,8 +85,9 @@ def batch_response(view: BatchView, headers: dict[str, str]) -> Response[bytes]:
 )
 async def get_batch(request: Request[Any, Any, Any], batch: FromPath[str]) -> Response[bytes]:
     recorder = services_of(request).recorder
-    found = await recorder.log.find_batch(id_of(batch), viewer_of(caller(request)))
-    if found is None:
+    principal = principal_of(request)
+    found = await recorder.log.find_batch(id_of(batch), viewer_of(principal))
+    if found is None or not sees_job(principal, found.actor, found.principal):
         raise NotFoundError
     seconds = wait_of(request)
     headers = {}

@@ -11,15 +11,17 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.params import FromPath
 
+from api.access import sees_job
 from api.context import services_of
 from api.decoding import invalid, malformed, query_of
-from api.edge import Principal, caller
+from api.edge import Principal, principal_of
 from api.preferences import wait_of
 from api.problems import Problem, problem
 from domain.catalog import KINDS
 from domain.clock import format_time
 from domain.errors import Fault, NotFoundError
-from infrastructure.command_log import STATUSES, Filter, Job
+from infrastructure.command_log import STATUSES, Filter, Job, KeyBounds
+from infrastructure.principals import KeyPrincipal
 
 MOST_ITEMS: Final = 1_000
 ITEMS: Final = 100
@@ -114,7 +116,9 @@ def job_response(job: Job, status_code: int, headers: dict[str, str]) -> Respons
 
 
 def viewer_of(principal: Principal) -> UUID | None:
-    """Whose jobs a principal may see: None is everybody's."""
+    """Whose jobs a principal may see: None is everybody's. What operators may is not in any key's scopes."""
+    if isinstance(principal, KeyPrincipal):
+        return None if principal.is_admin else principal.user_id
     return None if {"admin", "operator"} & set(principal.roles) else principal.user_id
 
 
@@ -137,8 +141,9 @@ def id_of(text: str) -> UUID:
 )
 async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Response[bytes]:
     recorder = services_of(request).recorder
-    found = await recorder.log.find_job(id_of(job), viewer_of(caller(request)))
-    if found is None:
+    principal = principal_of(request)
+    found = await recorder.log.find_job(id_of(job), viewer_of(principal))
+    if found is None or not sees_job(principal, found.actor, found.principal):
         raise NotFoundError
     seconds = wait_of(request)
     headers = {}
@@ -158,15 +163,23 @@ async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Respon
 )
 async def list_jobs(request: Request[Any, Any, Any]) -> Response[bytes]:
     log = services_of(request).recorder.log
-    viewer = viewer_of(caller(request))
+    principal = principal_of(request)
     given = query_of(request)
     before = _before(dict(given).get("cursor"))
     limit, wanted = _checked(given)
-    found = await log.list_jobs(msgspec.structs.replace(wanted, viewer=viewer, before=before), limit + 1)
+    bounds = {"viewer": viewer_of(principal), "key": _bounds(principal)}
+    found = await log.list_jobs(msgspec.structs.replace(wanted, before=before, **bounds), limit + 1)
     page = JobPage(
         [job_view(job) for job in found[:limit]], _cursor(found[limit - 1].id) if len(found) > limit else None
     )
     return Response(_encode(page), media_type="application/json")
+
+
+def _bounds(principal: Principal) -> KeyBounds | None:
+    if not isinstance(principal, KeyPrincipal):
+        return None
+    ledgers = None if principal.ledgers is None else tuple(principal.ledgers)
+    return KeyBounds(principal.user_id, ledgers, principal.has("ledger:read"))
 
 
 def _cursor(last: UUID) -> str:

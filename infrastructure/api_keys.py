@@ -39,13 +39,20 @@ MOST_KEYS: Final = 1_000
 MOST_KNOWN: Final = 10_000
 """Keys that a process remembers."""
 
-FIND_KEY: Final = """
+# A user is disabled as soon as that is accepted, whether or not any worker runs.
+_ACTIVE = """
+users.status = 'active' AND NOT EXISTS (
+    SELECT FROM commands AS ending
+    WHERE ending.actor = 'user:' || users.id AND ending.status = 'accepted' AND ending.kind = 'disable_user')
+"""
+
+FIND_KEY: Final = f"""
 SELECT api_keys.id, users.id AS user, username, roles, prefix, scopes, ledgers,
     extract(epoch FROM expires_at)::float8 AS expires_at,
     coalesce(last_used_at < clock_timestamp() - make_interval(secs => $2), TRUE) AS long_ago
 FROM api_keys JOIN users ON users.id = user_id
 WHERE secret_hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())
-    AND status = 'active'
+    AND {_ACTIVE}
 """
 
 # The condition again: without Redis many requests with a key come here at once, and one write is enough.
@@ -57,7 +64,9 @@ WHERE secret_hash = $1 AND revoked_at IS NULL
 
 # Two keys of a user's are made one after the other, so that there are never more than there may be; and none is made
 # while its owner is being disabled.
-LOCK_OWNER: Final = "SELECT status = 'active' FROM users WHERE id = $1 FOR NO KEY UPDATE"
+LOCK_OWNER: Final = "SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE"
+
+IS_ACTIVE: Final = f"SELECT {_ACTIVE} FROM users WHERE id = $1"
 
 COUNT_KEYS: Final = """
 SELECT count(*) FROM (SELECT FROM api_keys WHERE user_id = $1 AND revoked_at IS NULL LIMIT $2) AS kept
@@ -257,7 +266,8 @@ class ApiKeys:
             held = None if wanted.asked is None else await _take(db, wanted.asked, wanted.request_hash, key_id)
             if held is not None:
                 return Made(None, held=held)
-            if not await db.fetchval(LOCK_OWNER, wanted.owner):
+            await db.execute(LOCK_OWNER, wanted.owner)
+            if not await db.fetchval(IS_ACTIVE, wanted.owner):
                 return Made(None)
             await _check(db, wanted)
             secret = new_secret()
