@@ -78,8 +78,10 @@ def worker(pool: str) -> NoReturn:
     from celery.utils.nodenames import default_nodename, host_format
 
     from tasks.app import app
+    from tasks.gate import stand_guard
 
     _log_as_json(chosen)
+    stand_guard()
     alive = alive_file(Path(chosen.state_dir), pool, chosen.instance)
     alive.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     alive.unlink(missing_ok=True)
@@ -146,6 +148,8 @@ def flower() -> NoReturn:
     os.environ["FLOWER_BASIC_AUTH"] = f"{chosen.flower_user}:{chosen.flower_password}"
     flags = (
         *(f"--address={chosen.flower_host}", f"--port={chosen.flower_port}"),
-        *("--read_only=True", f"--max_tasks={FLOWER_TASKS}", f"--logging={chosen.log_level}"),
+        # workers send events unasked, and would not listen
+        *("--read_only=True", "--enable_events=False"),
+        *(f"--max_tasks={FLOWER_TASKS}", f"--logging={chosen.log_level}"),
     )
     os.execv(sys.executable, [sys.executable, "-m", "celery", "--app", "tasks.app", "--quiet", "flower", *flags])

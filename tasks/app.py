@@ -26,8 +26,10 @@ app.conf.update(
     result_backend=None,
     task_ignore_result=True,
     task_serializer="json",
-    accept_content=["json"],
+    result_serializer="json",
     event_serializer="json",
+    accept_content=["json"],
+    result_accept_content=["json"],
     task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
     task_default_queue="maintenance",
     task_create_missing_queues=False,

@@ -30,6 +30,10 @@ class LocalProcess:
         await_ready(self.program, self._process, seconds=READY_S)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def status(self) -> str:
         return "running" if self._process.poll() is None else "exited"
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
+import pickle
 import sys
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import kombu.pools
 import msgspec
@@ -26,9 +30,9 @@ from infrastructure.embedded import Addresses
 from infrastructure.processes import Program, choose_port
 from infrastructure.settings import Settings, load, parse
 from tests.books import post
-from tests.conftest import temporary_state
+from tests.conftest import run_sql, temporary_state
 from tests.local_processes import LocalProcess
-from tests.stack import wait_for
+from tests.stack import alive, descendants, wait_for
 from tests.turns import Desk, open_desk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,7 +185,7 @@ def test_a_message_makes_a_turn(celery_setup: CeleryTestSetup, settings: Setting
         assert await finished(desk, ids) == ["succeeded"]
 
     at_work(settings, work)
-    celery_setup.worker.assert_log_exists("not_an_actor")
+    celery_setup.worker.assert_log_exists("message_dropped")
 
 
 @pytest.mark.parametrize("sweep_ms", [600_000])
@@ -265,3 +269,180 @@ def test_a_doorbell_outlives_its_broker(
             return rung("ledger:after")
 
         wait_for(heard, seconds=PATIENCE_S, what="a message after the restart")
+
+
+# -- what Daybook did not send ----------------------------------------------------------------------------------------
+
+
+class Exploit:
+    """Unpickled, it would leave a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.trace}",)
+
+
+def message(actor: object = "ledger:nobody", **changed: Any) -> dict[str, Any]:
+    """A message as the doorbell sends it, as it stands in the broker's list, but for what is changed."""
+    body = changed.pop("body", msgspec.json.encode([[actor], {}, dict.fromkeys(("chain", "chord", "callbacks"))]))
+    envelope = {name: changed.pop(name) for name in ("content-type", "content-encoding") if name in changed}
+    task_id = str(uuid4())
+    headers = {"lang": "py", "task": "tasks.turns.run", "id": task_id, "root_id": task_id, "retries": 0, "eta": None}
+    return {
+        "body": base64.b64encode(body).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        **envelope,
+        "headers": {
+            **headers,
+            "argsrepr": "('ledger:nobody',)",
+            "kwargsrepr": "{}",
+            "timelimit": [None, None],
+            **changed,
+        },
+        "properties": {
+            "correlation_id": task_id,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": "ledgers"},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid4()),
+        },
+    }
+
+
+def arguments(*args: object, **embedded: object) -> bytes:
+    return msgspec.json.encode([args, embedded.pop("kwargs", {}), embedded])
+
+
+def forgeries(trace: Path) -> dict[str, object]:
+    """What somebody who can write to the broker might put into the queue."""
+    pickled = pickle.dumps([["ledger:nobody"], {}, {"exploit": Exploit(trace)}])
+    bomb = zlib.compress(b"[" * 50_000_000, 9)
+    return {
+        "pickle": message(body=pickled, **{"content-type": "application/x-python-serialize"}),
+        "pickle in binary": message(
+            body=pickled, **{"content-type": "application/x-python-serialize", "content-encoding": "binary"}
+        ),
+        "pickle that says it is JSON": message(body=pickled),
+        "YAML": message(
+            body=f"!!python/object/apply:os.system ['touch {trace}']".encode(), **{"content-type": "application/x-yaml"}
+        ),
+        "a content type unknown": message(**{"content-type": "application/data"}),
+        "an encoding unknown": message(**{"content-encoding": "rot13"}),
+        "a packed body": message(body=bomb, compression="application/x-gzip"),
+        "no task of ours": message(task="os.system"),
+        "a task of Celery's": message(task="celery.chord_unlock"),
+        "a task that is no text": message(task=["tasks.turns.run"]),
+        "one argument more": message(body=arguments("ledger:nobody", "ledger:nobody")),
+        "named arguments": message(body=arguments("ledger:nobody", kwargs={"self": 1})),
+        "no argument": message(body=arguments()),
+        "a body that is no list": message(body=b"{}"),
+        "a body of numbers": message(body=b"[[1],{},{}]"),
+        "no body": message(body=b""),
+        "a deep body": message(body=b"[" * 2_000),
+        "a long body": message(body=b" " * 1_000_000),
+        "what to do afterwards": message(body=arguments("ledger:nobody", callbacks=[{"task": "tasks.turns.run"}])),
+        "an actor that is no text": message({"not": "a name"}),
+        "an actor of absurd length": message("ledger:" + "x" * 1_000),
+        "an actor of absurd characters": message("ledger:acme\r\nDEL *\x00"),
+        "an actor with a pattern": message("ledger:*"),
+        "an actor of no type": message("nobody:there"),
+        "an actor of another pool": message("user:0192f0c1-7d5b-7c54-b7a5-2a3a6a0b9d11"),
+        "another pool's task": message(task="tasks.deliveries.deliver", body=arguments("kafka", "ledger:nobody")),
+        "a sweep in the wrong pool": message(task="tasks.sweeps.sweep", body=arguments()),
+        "a correlation id with CR and LF": message(correlation='x\r\n{"event":"forged"}'),
+        "a correlation id of 10 KB": message(correlation="x" * 10_240),
+        "a correlation id that is no text": message(correlation={"a": 1}),
+        "a task's id with CR and LF": message(id='x\r\n{"event":"forged"}'),
+        "in a hundred years": message(eta="2126-01-01T00:00:00Z"),
+        "no time limit": message(timelimit=[10**9, None]),
+        "headers of 1 MB": message(origin="x" * 1_000_000),
+        "no headers": {**message(), "headers": None},
+        "headers that are a list": {**message(), "headers": ["task"]},
+        "the first protocol": {**message(body=b'{"task":"tasks.turns.run","id":"1","args":["x"]}'), "headers": {}},
+        "no properties": {"body": ""},
+        "no delivery": {**message(), "properties": {"delivery_info": {}, "delivery_tag": []}},
+        "a list": [],
+        "a number": 7,
+        "no JSON": b"hello\xff",
+        "nothing": b"",
+    }
+
+
+@pytest.mark.parametrize("sweep_ms", [600_000])
+def test_what_daybook_did_not_send_is_dropped_and_logged_once(
+    celery_setup: CeleryTestSetup, settings: Settings, tmp_path: Path
+) -> None:
+    worker, trace = celery_setup.worker, tmp_path / "trace"
+    family = descendants(worker.container.pid)
+    bad = forgeries(trace)
+
+    async def work(desk: Desk) -> None:
+        ids = await desk.accept(pay())
+        before = database_content(settings)
+        with redis.Redis.from_url(settings.redis_url) as client:
+            for one in bad.values():
+                raw = one if isinstance(one, bytes) else msgspec.json.encode(one)
+                client.lpush("ledgers", raw)
+            await until(lambda: truth(dropped(worker.logs()) >= len(bad)), "every one was dropped")
+            assert client.llen("ledgers") == 0
+            assert database_content(settings) == before
+            ring(celery_setup, desk.actor)
+            assert await finished(desk, ids) == ["succeeded"]
+            await until(lambda: truth(client.hlen("unacked") == 0), "nothing is to be delivered again")
+
+    at_work(settings, work)
+    assert dropped(worker.logs()) == len(bad), "each is logged once"
+    for line in worker.logs().splitlines():
+        assert msgspec.json.decode(line)["event"] != "forged", "each log line is our own"
+        assert len(line) < 2_000
+    assert not trace.exists()
+    assert alive(family) == family, "no process has died of it"
+
+
+def test_nobody_stops_or_slows_a_worker_through_the_broker(celery_setup: CeleryTestSetup, settings: Settings) -> None:
+    control = celery_setup.app.control
+    family = descendants(celery_setup.worker.container.pid)
+    assert control.inspect(timeout=5).stats(), "who watches is answered"
+    commands = {
+        "shutdown": {},
+        "pool_shrink": {"n": 1},
+        "pool_restart": {},
+        "cancel_consumer": {"queue": "ledgers"},
+        "add_consumer": {"queue": "elsewhere"},
+        "rate_limit": {"task_name": "tasks.turns.run", "rate_limit": "1/d"},
+        "time_limit": {"task_name": "tasks.turns.run", "hard": 1},
+        "autoscale": {"max": 0, "min": 0},
+        "disable_events": {},
+    }
+    for name, given in commands.items():
+        control.broadcast(name, arguments=given)
+    # after the others, on the same connection
+    assert control.ping(timeout=5)
+
+    async def work(desk: Desk) -> None:
+        ids = await desk.accept(pay())
+        ring(celery_setup, desk.actor)
+        assert await finished(desk, ids) == ["succeeded"]
+
+    at_work(settings, work)
+    assert alive(family) == family
+    found = control.inspect(timeout=5).active_queues()
+    assert [[queue["name"] for queue in queues] for queues in found.values()] == [["ledgers"]]
+
+
+def database_content(settings: Settings) -> str:
+    """Every row there is, as text."""
+    tables = "actors", "commands", "journal", "turn_marks", "accounts", "transactions", "behind", "users", "sessions"
+    return "\n".join(run_sql(settings.database_url, f"SELECT t FROM {table} AS t ORDER BY 1") for table in tables)
+
+
+def dropped(log: str) -> int:
+    return log.count('"event":"message_dropped"')
+
+
+async def truth(value: bool) -> bool:
+    return value
