@@ -173,12 +173,17 @@ def query_of(request: Request[Any, Any, Any]) -> list[tuple[str, str]]:
         raise malformed("The query is not UTF-8.") from None
 
 
-def parse_json(raw: bytes) -> Document:
-    """Parses a body; no body at all is an empty object. Raises ValidationError (400)."""
+def parse_json(raw: bytes, *, nulls: bool = False) -> Document:
+    """Parses a body; no body at all is an empty object. `nulls`: below its members nulls mean something, and stay.
+
+    Raises ValidationError (400).
+    """
     if not raw:
         return Document({})
     text = _text_of(raw)
-    content = _parse(text)
+    content = _parse(text, _nulls_decoder if nulls else _decoder)
+    if nulls and isinstance(content, dict):
+        content = {name: value for name, value in content.items() if value is not None}
     if _nesting_exceeds(content, MAX_NESTING):
         raise malformed(f"The body is nested deeper than {MAX_NESTING} levels.")
     return Document(content, tuple(_unstorable(content, "#")) if "\\u" in text else ())
@@ -247,16 +252,22 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
+def _members_and_nulls(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    return members if len(members) == len(pairs) else _members(pairs)
+
+
 def _no_constant(name: str) -> NoReturn:
     raise json.JSONDecodeError(f"{name} is not JSON", "", 0)
 
 
 _decoder: Final = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_no_constant)
+_nulls_decoder: Final = json.JSONDecoder(object_pairs_hook=_members_and_nulls, parse_constant=_no_constant)
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str, decoder: json.JSONDecoder) -> Any:
     try:
-        return _decoder.decode(text)
+        return decoder.decode(text)
     except json.JSONDecodeError as error:
         raise malformed(f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
     except _Duplicate as duplicate:
@@ -333,6 +344,8 @@ class _Inspection:
 
     def _check_union(self, value: Any, kind: Any, pointer: str, message: str | None) -> None:
         options = [option for option in get_args(kind) if option is not NoneType]
+        if value is None and len(options) < len(get_args(kind)):
+            return
         tag_field = options[0].__struct_config__.tag_field if _is_struct(options[0]) else None
         if tag_field is not None and isinstance(value, dict):
             self._check_tagged(value, options, tag_field, pointer)

@@ -99,6 +99,10 @@ class GetLedger(LedgerQuery, frozen=True, kw_only=True):
     pass
 
 
+class GetGrant(LedgerQuery, frozen=True, kw_only=True):
+    user: UUID
+
+
 class GetCurrency(LedgerQuery, frozen=True, kw_only=True):
     code: str
 
@@ -114,6 +118,10 @@ class GetTransaction(LedgerQuery, frozen=True, kw_only=True):
 
 
 class GetTrialBalance(LedgerQuery, frozen=True, kw_only=True):
+    pass
+
+
+class ListGrants(ListQuery, frozen=True, kw_only=True):
     pass
 
 
@@ -140,9 +148,10 @@ class ReadJournal(LedgerQuery, frozen=True, kw_only=True):
 
 
 class ListLedgers(Query, frozen=True, kw_only=True):
-    """The ledgers granted to `principal`; None is everybody's."""
+    """The ledgers granted to `principal`; None is everybody's. Of these only those `within`, if it is given."""
 
     principal: UUID | None
+    within: frozenset[str] | None = None
     limit: int = 100
     after: Position | None = None
     digest: str = ""
@@ -263,12 +272,14 @@ class Queries:
         """The bus that takes each query to its handler here."""
         handlers: Mapping[type[Query], Callable[..., Awaitable[Answer]]] = {
             GetLedger: self.get_ledger,
+            GetGrant: self.get_grant,
             GetCurrency: self.get_currency,
             GetAccount: self.get_account,
             GetTransaction: self.get_transaction,
             GetTrialBalance: self.get_trial_balance,
             GetBalances: self.get_balances,
             ListLedgers: self.list_ledgers,
+            ListGrants: self.list_grants,
             ListCurrencies: self.list_currencies,
             ListAccounts: self.list_accounts,
             ListTransactions: self.list_transactions,
@@ -305,6 +316,15 @@ class Queries:
             raise RefusedTransaction(pending.id)
         return Answer(_encode(_pending(query.ledger, pending)), None)
 
+    async def get_grant(self, query: GetGrant) -> Answer:
+        """The item that the list of grants has for a user."""
+
+        async def read(db: Db) -> _Read | None:
+            found = await projections.find_grant(db, query.ledger, query.user)
+            return None if found is None else _Read(found.epoch, found.seq, _encode(found.value))
+
+        return await self._list(query, read)
+
     async def get_currency(self, query: GetCurrency) -> Answer:
         """The item that the list of currencies has for a code."""
 
@@ -320,6 +340,13 @@ class Queries:
         async def read(db: Db) -> _Read | None:
             found = await projections.find_ledger(db, query.ledger)
             return None if found is None else _Read(found.epoch, found.seq, _encode(found.value))
+
+        return await self._list(query, read)
+
+    async def list_grants(self, query: ListGrants) -> Answer:
+        async def read(db: Db) -> _Read | None:
+            (before,) = _last(query, (NEWEST,))
+            return _page(query, await projections.list_grants(db, query.ledger, before, query.limit))
 
         return await self._list(query, read)
 
@@ -385,7 +412,7 @@ class Queries:
                 after = (datetime.fromisoformat(str(moment)), str(name))
             except ValueError:
                 raise bad_cursor() from None
-        found = await projections.list_ledgers(self._pool, query.principal, after, query.limit)
+        found = await projections.list_ledgers(self._pool, query.principal, query.within, after, query.limit)
         return Answer(_encode(ListView(found.items, _next(query.digest, 0, found))), None)
 
     # how both kinds are answered

@@ -18,9 +18,10 @@ from litestar import Request, get
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 
+from api.access import require
 from api.context import services_of
 from api.decoding import invalid, query_of
-from api.edge import caller, edge_of
+from api.edge import edge_of, principal_of
 from api.jobs import id_of
 from api.ledgers import admit
 from api.problems import MEDIA_TYPE, problem_bytes, status_of
@@ -34,6 +35,7 @@ from api.queries import (
     LedgerQuery,
     ListAccounts,
     ListCurrencies,
+    ListGrants,
     ListLedgers,
     ListTransactions,
     Position,
@@ -46,11 +48,13 @@ from domain.clock import in_utc
 from domain.errors import Fault, NotFoundError
 from domain.ledger.commands import AccountName, CurrencyCode
 from infrastructure.grants import grant_key
+from infrastructure.principals import KeyPrincipal
 from infrastructure.projections import NEWEST, TransactionFilter
 from infrastructure.read_models import (
     AccountView,
     BalancesView,
     CurrencyView,
+    GrantView,
     JournalLine,
     LedgerView,
     ListView,
@@ -127,6 +131,8 @@ def found_early(scope: Scope) -> Reply | None:
     if cached is None or principal is None or edge.grant is None or b"min_version" in scope["query_string"]:
         return None
     if edge.grant_key != grant_key(target.ledger, principal.user_id, principal.is_admin):
+        return None
+    if not (principal.has("ledger:read") and principal.reaches(target.ledger)):
         return None
     if target.view:
         answer = view_answer(cached)
@@ -279,18 +285,31 @@ def _spec(view: Any) -> dict[int, ResponseSpec]:
 
 @get(LEDGERS, responses=_spec(ListView[LedgerView]), summary="The ledgers one may read, newest first", query=_LIST)
 async def list_ledgers(request: AnyRequest) -> Reply:
-    principal = caller(request)
+    principal = principal_of(request)
     parameters = Parameters(request, cursor=(str, str))
+    require(principal, "ledger:read")
     values = {"limit": ITEMS, **parameters.values()}
     values.pop("min_version", None)
     owner = None if principal.is_admin else principal.user_id
-    query = ListLedgers(principal=owner, after=parameters.after, digest=parameters.digest, **values)
+    within = principal.ledgers if isinstance(principal, KeyPrincipal) else None
+    query = ListLedgers(principal=owner, within=within, after=parameters.after, digest=parameters.digest, **values)
     return await _ask(request, query)
 
 
 @get(LEDGER, responses=_spec(LedgerView), summary="One ledger", query=_ONE, versioned=True)
 async def get_ledger(request: AnyRequest, ledger: FromPath[str]) -> Reply:
     return await _ask(request, GetLedger(**await _thing(request, ledger)))
+
+
+@get(
+    f"{LEDGER}/grants",
+    responses=_spec(ListView[GrantView]),
+    summary="Who may do what with it, newest first",
+    query=_LIST,
+    versioned=True,
+)
+async def list_grants(request: AnyRequest, ledger: FromPath[str]) -> Reply:
+    return await _ask(request, ListGrants(**await _page(request, ledger, cursor=(int,))))
 
 
 @get(
@@ -404,6 +423,7 @@ async def read_journal(request: AnyRequest, ledger: FromPath[str]) -> Reply:
 ROUTES: Final[list[Any]] = [
     list_ledgers,
     get_ledger,
+    list_grants,
     list_currencies,
     list_accounts,
     get_account,

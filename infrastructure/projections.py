@@ -7,7 +7,7 @@ one ledger answer None when the ledger is not there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
@@ -25,6 +25,7 @@ from infrastructure.read_models import (
     AccountView,
     BalanceView,
     CurrencyView,
+    GrantView,
     JournalLine,
     LedgerView,
     Page,
@@ -58,13 +59,31 @@ SELECT actors.epoch, actors.seq AS head, ledgers.id, name, metadata, owner, acco
 _LEDGERS: Final = f"""
 SELECT actors.epoch, actors.seq AS head, ledgers.id, name, metadata, owner, accounts, created_at
 {_IN_LEDGER} WHERE ($1::timestamptz IS NULL OR (created_at, ledgers.id) < ($1, $2))
+    AND ($4::text[] IS NULL OR ledgers.id = ANY ($4))
 """
 
 ALL_LEDGERS: Final = f"{_LEDGERS} ORDER BY created_at DESC, ledgers.id DESC LIMIT $3"
 
 GRANTED_LEDGERS: Final = f"""
-{_LEDGERS} AND EXISTS (SELECT FROM grants WHERE grants.ledger = ledgers.id AND grants.user_id = $4)
+{_LEDGERS} AND EXISTS (SELECT FROM grants WHERE grants.ledger = ledgers.id AND grants.user_id = $5)
 ORDER BY created_at DESC, ledgers.id DESC LIMIT $3
+"""
+
+_GRANT: Final = "grants.user_id, users.username, grants.role, grants.granted_at, grants.seq"
+
+GRANTS: Final = f"""
+SELECT actors.epoch, actors.seq AS head, item.*
+{_IN_LEDGER} LEFT JOIN LATERAL (
+    SELECT {_GRANT} FROM grants JOIN users ON users.id = grants.user_id
+    WHERE grants.ledger = $1 AND grants.seq < $2 ORDER BY grants.seq DESC LIMIT $3
+) AS item ON true
+WHERE ledgers.id = $1 ORDER BY item.seq DESC
+"""
+
+GRANT: Final = f"""
+SELECT actors.epoch, actors.seq AS head, {_GRANT}
+{_IN_LEDGER} JOIN grants ON grants.ledger = ledgers.id JOIN users ON users.id = grants.user_id
+WHERE ledgers.id = $1 AND grants.user_id = $2
 """
 
 CURRENCIES: Final = f"""
@@ -234,14 +253,18 @@ async def find_ledger(db: Db, ledger: str) -> Snapshot[LedgerView] | None:
 
 
 async def list_ledgers(
-    db: Db, principal: UUID | None, after: tuple[datetime, str] | None, limit: int
+    db: Db, principal: UUID | None, within: Collection[str] | None, after: tuple[datetime, str] | None, limit: int
 ) -> Page[LedgerView]:
-    """The ledgers granted to `principal` (None: all), newest first, behind creation time and id `after`."""
+    """The ledgers granted to `principal` (None: all), newest first, behind creation time and id `after`.
+
+    Of these only those `within`, if it is given.
+    """
     moment, name = after or (None, None)
+    only = None if within is None else list(within)
     if principal is None:
-        rows = await db.fetch(ALL_LEDGERS, moment, name, limit + 1)
+        rows = await db.fetch(ALL_LEDGERS, moment, name, limit + 1, only)
     else:
-        rows = await db.fetch(GRANTED_LEDGERS, moment, name, limit + 1, principal)
+        rows = await db.fetch(GRANTED_LEDGERS, moment, name, limit + 1, only, principal)
     items = [_ledger(row) for row in rows[:limit]]
     return Page(items, (items[-1].created_at, items[-1].id) if len(rows) > limit else None)
 
@@ -259,6 +282,28 @@ def _ledger(row: Record) -> LedgerView:
         head,
         format_time(row["created_at"]),
     )
+
+
+# -- grants -----------------------------------------------------------------------------------------------------------
+
+
+async def list_grants(db: Db, ledger: str, before: int, limit: int) -> Snapshot[Page[GrantView]] | None:
+    """What was granted in the ledger, newest first, before the seq `before`."""
+    rows = await db.fetch(GRANTS, ledger, before, limit + 1)
+    if not rows:
+        return None
+    present = _present(rows, "seq")
+    items = [_grant(row) for row in present[:limit]]
+    return _at(rows[0], Page(items, (present[limit - 1]["seq"],) if len(present) > limit else None))
+
+
+async def find_grant(db: Db, ledger: str, user: UUID) -> Snapshot[GrantView] | None:
+    row = await db.fetchrow(GRANT, ledger, user)
+    return None if row is None else _at(row, _grant(row))
+
+
+def _grant(row: Record) -> GrantView:
+    return GrantView(row["user_id"], row["username"], row["role"], format_time(row["granted_at"]))
 
 
 # -- currencies and accounts ------------------------------------------------------------------------------------------

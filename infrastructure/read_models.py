@@ -39,6 +39,15 @@ class LedgerView(msgspec.Struct, frozen=True):
     created_at: str
 
 
+class GrantView(msgspec.Struct, frozen=True):
+    """What a user was granted in a ledger."""
+
+    user: UUID
+    username: str
+    role: str
+    granted_at: str
+
+
 class CurrencyView(msgspec.Struct, frozen=True):
     code: str
     scale: int
