@@ -85,6 +85,7 @@ class ApiKeyPage(msgspec.Struct, frozen=True):
     summary="Make an API key; its secret is shown only here",
     body=NewApiKey,
     keyed=True,
+    codes=("idempotency_key_reused",),
     answers={201: ApiKeyMade},
 )
 async def make_key(request: AnyRequest) -> Response[bytes]:
@@ -114,7 +115,12 @@ async def list_keys(request: AnyRequest) -> ApiKeyPage:
     return ApiKeyPage(items, cursor(items[-1].id) if len(found) > page.limit else None)
 
 
-@delete("/v1/api-keys/{key:str}", status_code=204, summary="Revoke an API key")
+@delete(
+    "/v1/api-keys/{key:str}",
+    status_code=204,
+    summary="Revoke an API key",
+    codes=("payload_too_large", "unsupported_media_type"),
+)
 async def revoke_key(request: AnyRequest, key: FromPath[str]) -> None:
     await read_body(request)
     principal = caller(request)

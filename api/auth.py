@@ -16,10 +16,11 @@ from litestar import Request, get, post
 
 from api.context import Services, services_of
 from api.decoding import decode, parse_json, read_body
-from api.edge import caller, edge_of, unauthorized
+from api.edge import caller, edge_of, principal_of, unauthorized
 from api.middleware.rate_limit import too_many
 from domain.errors import AuthError, InfrastructureError
 from infrastructure.passwords import needs_upgrade
+from infrastructure.principals import KeyPrincipal
 from infrastructure.rate_limits import admit
 from infrastructure.users import User, find_user, grants_of, upgrade_hash
 
@@ -106,11 +107,12 @@ async def logout(request: Request[Any, Any, Any]) -> None:
     await services_of(request).sessions.end(principal.user_id, principal.session_id, "logout")
 
 
-@get("/auth/me")
+@get("/auth/me", keys=("ledger:read", "ledger:write"))
 async def me(request: Request[Any, Any, Any]) -> Me:
-    """The caller, with the ledgers granted to it."""
-    principal = caller(request)
-    granted = await grants_of(services_of(request).pool, principal.user_id)
+    """The caller, with the ledgers granted to it: to the owner of an API key, and within its reach."""
+    principal = principal_of(request)
+    within = principal.ledgers if isinstance(principal, KeyPrincipal) else None
+    granted = await grants_of(services_of(request).pool, principal.user_id, within)
     return Me(principal.user_id, principal.username, principal.roles, [Grant(*pair) for pair in granted])
 
 

@@ -81,6 +81,7 @@ def batch_response(view: BatchView, headers: dict[str, str]) -> Response[bytes]:
     "/v1/batches/{batch:str}",
     summary="One batch; Prefer: wait=N waits until all its jobs have finished",
     answers={200: BatchView},
+    keys=("ledger:read", "ledger:write"),
     awaitable=True,
 )
 async def get_batch(request: Request[Any, Any, Any], batch: FromPath[str]) -> Response[bytes]:

@@ -137,6 +137,7 @@ def id_of(text: str) -> UUID:
     "/v1/jobs/{job:str}",
     summary="One job; Prefer: wait=N waits until it has finished",
     answers={200: JobView},
+    keys=("ledger:read", "ledger:write"),
     awaitable=True,
 )
 async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Response[bytes]:
@@ -160,6 +161,7 @@ async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Respon
     query=sorted(_PARAMETERS),
     choices={"status": STATUSES, "kind": tuple(KINDS)},
     answers={200: JobPage},
+    keys=("ledger:read", "ledger:write"),
 )
 async def list_jobs(request: Request[Any, Any, Any]) -> Response[bytes]:
     log = services_of(request).recorder.log

@@ -202,7 +202,7 @@ class _Document:
             described["requestBody"] = self._body(operation)
         described["responses"] = self._answers(operation)
         if operation.protected:
-            keys = [] if operation.keys is None else [{"key": [operation.keys]}]
+            keys = [{"key": [scope]} for scope in operation.keys]
             described["security"] = [{"token": []}, *keys]
         return described
 
@@ -216,7 +216,7 @@ class _Document:
             schema = self._narrowed(kind, operation.choices.get(name))
             yield {"name": name, "in": "query", "description": description, "schema": schema}
         taken = {
-            "IdempotencyKey": operation.command,
+            "IdempotencyKey": operation.keyed,
             "Prefer": operation.awaitable,
             "IfNoneMatch": operation.versioned,
             "CorrelationId": True,

@@ -136,9 +136,9 @@ def answer_headers(operation: Operation, status: int) -> tuple[str, ...]:
     chosen = {
         "CacheControl": operation.protected or operation.path.startswith("/auth/"),
         "ETag": operation.versioned and status in (200, 304),
-        "Location": operation.command and (status in (201, 202) or not operation.one_job),
+        "Location": operation.keyed and (status in (201, 202) or not operation.one_job),
         "Job": operation.one_job,
-        "Replayed": operation.command,
+        "Replayed": operation.keyed,
         "Applied": operation.command or operation.awaitable,
         "AskAgain": status == 202 or (operation.awaitable and status == 200),
         "RetryAfter": status == 503,

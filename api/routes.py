@@ -3,9 +3,10 @@
 A route may carry `body=` (the type of its request), `lines=` (the type of a line, where that is another way to send
 it), `query=` (names of its parameters), `choices=` (the values that some of those can have), `answers=` (status →
 type), `media=` (what it answers with, if not JSON), `command=True` (it takes an idempotency key), `awaitable=True` (it
-takes `Prefer: wait`, as every command does), `versioned=True` (its answers have an ETag), `keys=` (the scope an API key
-needs; without it the route is closed to keys), `codes=` and `refusals=` (see `api.outcomes`). Summaries come from
-`summary=` or the docstring.
+takes `Prefer: wait`, as every command does), `keyed=True` (it takes an idempotency key, without being a command),
+`versioned=True` (its answers have an ETag), `keys=` (scopes of which an API key needs one; none is that the route is
+closed to keys, and where nothing is said it is open below `/v1/ledgers` alone), `codes=` and `refusals=` (see
+`api.outcomes`). Summaries come from `summary=` or the docstring.
 """
 
 from __future__ import annotations
@@ -45,10 +46,17 @@ class Operation:
         self.command: Final[bool] = declared("command", False)
         self.awaitable: Final[bool] = self.command or declared("awaitable", False)
         self.versioned: Final[bool] = declared("versioned", False)
-        self.keys: Final[str | None] = declared("keys")
+        self.keyed: Final[bool] = self.command or declared("keyed", False)
+        self.keys: Final[tuple[str, ...]] = tuple(declared("keys", self._scopes()))
         self.codes: Final[tuple[str, ...]] = tuple(declared("codes", ()))
         self.refusals: Final[tuple[str, ...]] = tuple(declared("refusals", ()))
         self.protected: Final = target_of(path, b"").protected
+
+    def _scopes(self) -> tuple[str, ...]:
+        """What an API key needs to read a ledger, or to change it."""
+        if not self.path.startswith("/v1/ledgers"):
+            return ()
+        return ("ledger:read",) if self.method == "GET" else ("ledger:write",)
 
     @property
     def id(self) -> str:

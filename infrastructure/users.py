@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -13,7 +13,10 @@ import msgspec
 from asyncpg import Record
 from uuid_utils.compat import uuid7
 
+from domain.clock import format_time
 from infrastructure.passwords import hash_password
+from infrastructure.postgres import Db
+from infrastructure.read_models import UserView
 
 INSERT_USER: Final = "INSERT INTO users (id, username, roles) VALUES ($1, $2, $3)"
 
@@ -44,10 +47,25 @@ SELECT users.id, username, roles, standing.active, standing.password_hash, stand
 FROM users {STANDING} WHERE username = $1
 """
 
+# Its registration is enough: commands are applied in their order.
+IS_KNOWN: Final = """
+SELECT EXISTS (SELECT FROM users WHERE id = $1)
+    OR EXISTS (SELECT FROM commands WHERE id = $1 AND kind = 'register_user' AND status = 'accepted')
+"""
+
+_VIEW: Final = "SELECT id, username, roles, status, created_at, version FROM users"
+
+VIEW: Final = f"{_VIEW} WHERE id = $1"
+
+LIST: Final = f"{_VIEW} WHERE ($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2"
+
 # Not a change of the password: whoever changed that meanwhile wins, and `changed_at` stays.
 UPGRADE_HASH: Final = "UPDATE credentials SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
 
-GRANTS_OF_USER: Final = "SELECT ledger, role FROM grants WHERE user_id = $1 ORDER BY ledger LIMIT 1000"
+GRANTS_OF_USER: Final = """
+SELECT ledger, role FROM grants WHERE user_id = $1 AND ($2::text[] IS NULL OR ledger = ANY ($2))
+ORDER BY ledger LIMIT 1000
+"""
 
 
 class UsernameTaken(Exception):
@@ -89,6 +107,31 @@ async def upgrade_hash(pool: asyncpg.Pool[Record], user_id: UUID, old: str, new:
     await pool.execute(UPGRADE_HASH, user_id, old, new)
 
 
-async def grants_of(pool: asyncpg.Pool[Record], user_id: UUID) -> list[tuple[str, str]]:
-    """Ledgers that were granted to the user, with the role, by name; at most 1,000."""
-    return [(row[0], row[1]) for row in await pool.fetch(GRANTS_OF_USER, user_id)]
+async def is_known(db: Db, user_id: UUID) -> bool:
+    """Whether there is such a user, or one is about to be registered."""
+    known: bool = await db.fetchval(IS_KNOWN, user_id)
+    return known
+
+
+async def view_user(db: Db, user_id: UUID) -> UserView | None:
+    """A user as others see it."""
+    row = await db.fetchrow(VIEW, user_id)
+    return None if row is None else _view(row)
+
+
+async def list_users(db: Db, before: UUID | None, limit: int) -> list[UserView]:
+    """Users from behind `before`, newest first."""
+    return [_view(row) for row in await db.fetch(LIST, before, limit)]
+
+
+def _view(row: Record) -> UserView:
+    user_id, username, roles, status, created_at, version = row
+    return UserView(user_id, username, tuple(roles), status, format_time(created_at), version)
+
+
+async def grants_of(
+    pool: asyncpg.Pool[Record], user_id: UUID, within: Collection[str] | None = None
+) -> list[tuple[str, str]]:
+    """Ledgers that were granted to the user, of those `within`, with the role, by name; at most 1,000."""
+    only = None if within is None else list(within)
+    return [(row[0], row[1]) for row in await pool.fetch(GRANTS_OF_USER, user_id, only)]
