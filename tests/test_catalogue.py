@@ -40,7 +40,7 @@ def test_every_event_has_an_applier_and_a_name_of_its_own() -> None:
 
 @pytest.mark.parametrize("kind", catalog.KINDS)
 def test_every_kind_has_a_route(kind: str) -> None:
-    """Whoever adds a command adds a Form for it, next to its POST route."""
+    """Whoever adds a command adds a Form for it, next to its route, whose function is named as the kind is."""
     found = [
         path.name
         for path in (ROOT / "api").glob("*.py")
@@ -49,14 +49,15 @@ def test_every_kind_has_a_route(kind: str) -> None:
     ]
     assert len(found) == 1
     source = ast.parse((ROOT / "api" / found[0]).read_text())
-    commands = {
-        keyword.value.id
-        for call in ast.walk(source)
-        if isinstance(call, ast.Call) and name_of(call) == "post"
-        for keyword in call.keywords
-        if keyword.arg == "body" and isinstance(keyword.value, ast.Name)
-    }
-    assert catalog.KINDS[kind].__name__ in commands
+    methods = [
+        name_of(call)
+        for function in ast.walk(source)
+        if isinstance(function, ast.AsyncFunctionDef) and function.name == kind
+        for call in function.decorator_list
+        if isinstance(call, ast.Call) and "command=True" in map(ast.unparse, call.keywords)
+    ]
+    assert len(methods) == 1
+    assert methods[0] in ("post", "put", "patch", "delete")
 
 
 # -- codes ------------------------------------------------------------------------------------------------------------
