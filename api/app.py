@@ -26,6 +26,7 @@ from api import (
     problems,
     sessions,
     transactions,
+    users,
     views,
 )
 from api.context import Services
@@ -70,6 +71,7 @@ ROUTES: Final[list[Any]] = [
     *bulk.ROUTES,
     *jobs.ROUTES,
     *batches.ROUTES,
+    *users.ROUTES,
     *views.ROUTES,
     *openapi.ROUTES,
     *pages.ROUTES,

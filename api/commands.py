@@ -88,12 +88,12 @@ class Extra(msgspec.Struct, frozen=True):
     """What a command to a user has beyond one to a ledger.
 
     Its keys belong to `scope`, the submitter's own actor. `beside` makes what is written with the command, once that is
-    known to be in order. `recorded` is called when the command is written down, now or long ago.
+    known to be in order. `recorded` is called when the command is written down, now or long ago, before any answer.
     """
 
     scope: str
     beside: Callable[[], Awaitable[Beside]]
-    recorded: Callable[[], Awaitable[None]]
+    recorded: Callable[[], Awaitable[None]] | None = None
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -167,8 +167,8 @@ async def _record(
     waiting = nullcontext() if envelope.wait_s is None else recorder.waiters.expecting(address.actor, address.job)
     with waiting as future:
         receipt = await recorder.commands.dispatch(command, address)
-        if intent.extra is not None:
-            await intent.extra.recorded()
+        if receipt.replay is None:
+            await _note_recorded(intent)
         finished = None
         if receipt.replay is None and future is not None and envelope.wait_s is not None:
             finished = await within(future, envelope.wait_s)
@@ -182,11 +182,15 @@ async def _replay(request: AnyRequest, intent: Intent[C], envelope: Envelope, he
     job = await recorder.log.find_job(held)
     if job is None:
         raise InfrastructureError("The job of this key can't be read.")
-    if intent.extra is not None:
-        await intent.extra.recorded()
+    await _note_recorded(intent)
     if envelope.wait_s is not None and not job.finished:
         job = await recorder.waiters.outcome(job.actor, job.id, envelope.wait_s) or job
     return await _answer(request, intent, envelope, job, REPLAYED)
+
+
+async def _note_recorded(intent: Intent[C]) -> None:
+    if intent.extra is not None and intent.extra.recorded is not None:
+        await intent.extra.recorded()
 
 
 async def _answer(

@@ -42,6 +42,7 @@ from infrastructure.read_models import (
     TransactionView,
     TrialBalanceView,
 )
+from infrastructure.users import view_user
 
 T = TypeVar("T")
 
@@ -155,6 +156,10 @@ class ListLedgers(Query, frozen=True, kw_only=True):
     limit: int = 100
     after: Position | None = None
     digest: str = ""
+
+
+class GetUser(Query, frozen=True, kw_only=True):
+    user: UUID
 
 
 class RefusedTransaction(NotFoundError):
@@ -284,6 +289,7 @@ class Queries:
             ListAccounts: self.list_accounts,
             ListTransactions: self.list_transactions,
             ReadJournal: self.read_journal,
+            GetUser: self.get_user,
         }
         return QueryBus(handlers)
 
@@ -414,6 +420,13 @@ class Queries:
                 raise bad_cursor() from None
         found = await projections.list_ledgers(self._pool, query.principal, query.within, after, query.limit)
         return Answer(_encode(ListView(found.items, _next(query.digest, 0, found))), None)
+
+    async def get_user(self, query: GetUser) -> Answer:
+        """The item that the list of users has. Never cached: few ask, and only after a change."""
+        found = await view_user(self._pool, query.user)
+        if found is None:
+            raise NotFoundError
+        return Answer(_encode(found), None)
 
     # how both kinds are answered
 

@@ -48,6 +48,17 @@ class GrantView(msgspec.Struct, frozen=True):
     granted_at: str
 
 
+class UserView(msgspec.Struct, frozen=True):
+    """Somebody who can, or could, log in."""
+
+    id: UUID
+    username: str
+    roles: tuple[str, ...]
+    status: str
+    created_at: str
+    version: int
+
+
 class CurrencyView(msgspec.Struct, frozen=True):
     code: str
     scale: int

@@ -22,4 +22,4 @@ def names(settings: Settings) -> tuple[str, ...]:
 
 def build(settings: Settings, pool: asyncpg.Pool[Record], client: Redis) -> dict[str, Subscriber]:
     """The subscribers, by name. None connects before its first event."""
-    return {KAFKA: KafkaSubscriber(settings, pool), REDIS: RedisSubscriber(client), **load(settings.handlers)}
+    return {KAFKA: KafkaSubscriber(settings, pool), REDIS: RedisSubscriber(client, pool), **load(settings.handlers)}

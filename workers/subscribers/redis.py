@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
+import asyncpg
 import msgspec
+from asyncpg import Record
 from redis.asyncio import Redis
 
 from infrastructure import cache
 from infrastructure.journal import Line
+from infrastructure.repositories.identity import sessions_of
+from infrastructure.sessions import session_key
 
 NAME: Final = "redis"
 STREAM_LENGTH: Final = 10_000
@@ -49,18 +54,28 @@ _read_touched: Final = msgspec.json.Decoder(_Touched).decode
 
 
 class RedisSubscriber:
-    """Appends to streams, then heals the cache."""
+    """Appends to streams, then heals the cache. `pool` is where the sessions of users are."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, pool: asyncpg.Pool[Record]) -> None:
         self._redis = redis
+        self._pool = pool
 
     async def publish(self, actor: str, lines: Sequence[Line]) -> int:
         await self._append(actor, lines)
-        await cache.heal(self._redis, actor.partition(":")[2], lines[-1].epoch, _changed(lines), lines[-1].seq)
+        kind, _, name = actor.partition(":")
+        if kind == "user":
+            await self._drop_sessions(UUID(name))
+        else:
+            await cache.heal(self._redis, name, lines[-1].epoch, _changed(lines), lines[-1].seq)
         return len(lines)
 
     async def close(self) -> None:
         """The connection is the process's own."""
+
+    async def _drop_sessions(self, user: UUID) -> None:
+        """The copies of a user's sessions say who the user is. Those that began beside the turn, too, are dropped."""
+        if keys := [session_key(session) for session in await sessions_of(self._pool, user)]:
+            await self._redis.delete(*keys)
 
     async def _append(self, actor: str, lines: Sequence[Line]) -> None:
         append = self._redis.register_script(APPEND)
