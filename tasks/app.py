@@ -12,10 +12,8 @@ from celery import Celery
 from kombu.entity import Queue
 
 from infrastructure.settings import load
-
-QUEUES: Final = ("ledgers", "identity", "events", "maintenance")
-QUEUE_OF_ACTOR: Final = {"ledger": "ledgers", "user": "identity"}
-"""Which queue serves which type of actor."""
+from tasks.queues import QUEUE_OF_ACTOR as QUEUE_OF_ACTOR
+from tasks.queues import QUEUES as QUEUES
 
 _settings = load()
 _sweep_s: Final = _settings.sweep_ms / 1000
