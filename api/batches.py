@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,15 +14,17 @@ from litestar.params import FromPath
 from api.access import sees_job
 from api.context import services_of
 from api.edge import principal_of
-from api.jobs import id_of, job_problem, viewer_of
+from api.jobs import as_shown, id_of, job_problem, viewer_of
 from api.preferences import wait_of
 from api.problems import Problem
 from api.waiting import all_finished
 from domain.clock import format_time
 from domain.errors import NotFoundError
-from infrastructure.command_log import UNFINISHED, Batch, CommandLog
+from infrastructure.command_log import UNFINISHED, Batch, CommandLog, Job
 
 MOST_REFUSALS: Final = 100
+
+Show = Callable[[Sequence[Job]], Awaitable[Sequence[Job]]]
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -52,9 +56,11 @@ def batch_path(batch: UUID) -> str:
     return f"/v1/batches/{batch}"
 
 
-async def batch_view(log: CommandLog, batch: Batch) -> BatchView:
-    """The batch as it is now."""
+async def batch_view(log: CommandLog, batch: Batch, show: Show | None = None) -> BatchView:
+    """The batch as it is now, its refusals as `show` makes them, for who has not submitted it."""
     tally = await log.tally(batch, MOST_REFUSALS)
+    refused = [job for _, job in tally.refusals]
+    problems = map(job_problem, refused if show is None else await show(refused))
     done = not any(tally.counts[status] for status in UNFINISHED)
     return BatchView(
         id=batch.id,
@@ -65,7 +71,9 @@ async def batch_view(log: CommandLog, batch: Batch) -> BatchView:
         accepted_at=format_time(batch.accepted_at),
         finished_at=format_time(tally.finished_at) if done and tally.finished_at is not None else None,
         counts=tally.counts,
-        refusals=[BatchRefusal(job.id, index, job_problem(job)) for index, job in tally.refusals],
+        refusals=[
+            BatchRefusal(job.id, index, problem) for (index, job), problem in zip(tally.refusals, problems, strict=True)
+        ],
         refusals_total=tally.counts["rejected"],
     )
 
@@ -95,7 +103,8 @@ async def get_batch(request: Request[Any, Any, Any], batch: FromPath[str]) -> Re
     if seconds is not None:
         headers["preference-applied"] = "wait"
         await all_finished(recorder.log, recorder.waiters, found.actor, found.jobs, seconds)
-    return batch_response(await batch_view(recorder.log, found), headers)
+    show = partial(as_shown, services_of(request), principal)
+    return batch_response(await batch_view(recorder.log, found, show), headers)
 
 
 ROUTES: Final[list[Any]] = [get_batch]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from litestar import Request, Response, get
 from litestar.params import FromPath
 
 from api.access import sees_job
-from api.context import services_of
+from api.context import Services, services_of
 from api.decoding import invalid, malformed, query_of
 from api.edge import Principal, principal_of
 from api.preferences import wait_of
@@ -20,11 +21,13 @@ from api.problems import Problem, problem
 from domain.catalog import KINDS
 from domain.clock import format_time
 from domain.errors import Fault, NotFoundError
+from domain.messages import Refusal
 from infrastructure.command_log import STATUSES, Filter, Job, KeyBounds
 from infrastructure.principals import KeyPrincipal
 
 MOST_ITEMS: Final = 1_000
 ITEMS: Final = 100
+WITHHELD: Final = "What a rule has said is shown to those who were granted the ledger."
 _PARAMETERS: Final = frozenset({"cursor", "limit", "status", "ledger", "kind"})
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -122,6 +125,27 @@ def viewer_of(principal: Principal) -> UUID | None:
     return None if {"admin", "operator"} & set(principal.roles) else principal.user_id
 
 
+async def as_shown(services: Services, principal: Principal, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs as the principal may see them, who may see them at all.
+
+    Operators see everybody's, but no ledger's contents: of jobs that are neither theirs nor of a ledger that was
+    granted to them they see what became of them and with which code, but no words and no names.
+    """
+    if principal.is_admin or viewer_of(principal) is not None:
+        return list(jobs)
+    others = {job.actor for job in jobs if job.principal != principal.user_id}
+    ledgers = [actor.removeprefix("ledger:") for actor in others if actor.startswith("ledger:")]
+    known = {f"ledger:{ledger}" for ledger in await services.grants.among(principal.user_id, ledgers)}
+    return [job if job.principal == principal.user_id or job.actor in known else _reticent(job) for job in jobs]
+
+
+def _reticent(job: Job) -> Job:
+    problem = job.problem
+    if problem is not None and job.status == "rejected":
+        problem = Refusal(problem.code, WITHHELD)
+    return msgspec.structs.replace(job, resource=None, problem=problem)
+
+
 def id_of(text: str) -> UUID:
     """An id in a path. Raises NotFoundError for what is none."""
     try:
@@ -152,7 +176,8 @@ async def get_job(request: Request[Any, Any, Any], job: FromPath[str]) -> Respon
         headers["preference-applied"] = "wait"
         if not found.finished:
             found = await recorder.waiters.outcome(found.actor, found.id, seconds) or found
-    return job_response(found, 200, headers)
+    (shown,) = await as_shown(services_of(request), principal, [found])
+    return job_response(shown, 200, headers)
 
 
 @get(
@@ -171,9 +196,8 @@ async def list_jobs(request: Request[Any, Any, Any]) -> Response[bytes]:
     limit, wanted = _checked(given)
     bounds = {"viewer": viewer_of(principal), "key": _bounds(principal)}
     found = await log.list_jobs(msgspec.structs.replace(wanted, before=before, **bounds), limit + 1)
-    page = JobPage(
-        [job_view(job) for job in found[:limit]], _cursor(found[limit - 1].id) if len(found) > limit else None
-    )
+    shown = await as_shown(services_of(request), principal, found[:limit])
+    page = JobPage(list(map(job_view, shown)), _cursor(found[limit - 1].id) if len(found) > limit else None)
     return Response(_encode(page), media_type="application/json")
 
 

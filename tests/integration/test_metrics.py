@@ -48,6 +48,19 @@ async def test_only_operators_and_admins_may_read_it(settings: Settings, monkeyp
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
+@pytest.mark.parametrize(("role", "status"), [("operator", 200), ("admin", 200), ("user", 403)])
+@on_a_loop
+async def test_a_scraper_comes_with_an_operators_api_key(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, role: str, status: int
+) -> None:
+    async with running_service(settings, monkeypatch) as service:
+        owner = await service.user(role)
+        made = await owner.post("/v1/api-keys", {"name": "prometheus", "scopes": ["ledger:read"]})
+        assert made.status_code == 201, made.text
+        headers = {"authorization": f"Bearer {made.json()['secret']}"}
+        assert (await service.client.get("/metrics", headers=headers)).status_code == status
+
+
 @on_a_loop
 async def test_requests_commands_turns_mailboxes_and_lag_are_measured(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
