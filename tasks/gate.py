@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -34,9 +35,9 @@ _ACTOR: Final = re.compile(r"([a-z]{1,20}):[A-Za-z0-9._-]{1,64}")
 _INSTRUCTIONS: Final = ("eta", "group", "shadow", "compression", "stamps", "replaced_task_nesting", "retries")
 
 WATCHING: Final = frozenset(
-    {"ping", "stats", "active", "active_queues", "registered", "reserved", "scheduled", "revoked", "conf"}
+    {"ping", "heartbeat", "stats", "active", "active_queues", "registered", "reserved", "scheduled", "revoked", "conf"}
 )
-"""Commands from the broker that a worker answers: those that Flower asks. None of them changes anything."""
+"""Commands from the broker that a worker heeds: those that Flower sends. None of them changes anything."""
 
 
 def objection(message: Message, pools: Collection[str]) -> str | None:
@@ -170,9 +171,14 @@ def _note_dropped(reason: str, headers: object) -> None:
 
 
 def close_remote_control() -> None:
-    """Has this worker answer only those who watch: nobody who can write to the broker stops, slows or moves it."""
+    """Has this worker heed only those who watch: nobody who can write to the broker stops, slows or moves it."""
     for name in set(Panel.data) - WATCHING:
-        del Panel.data[name]
+        Panel.data[name] = partial(_refuse, name)
+
+
+def _refuse(name: str, _state: object, **_arguments: object) -> dict[str, str]:
+    log.warning("command_refused", command=name)
+    return {"error": "refused"}
 
 
 def stand_guard() -> None:

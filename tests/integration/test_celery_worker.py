@@ -422,6 +422,7 @@ def test_nobody_stops_or_slows_a_worker_through_the_broker(celery_setup: CeleryT
         control.broadcast(name, arguments=given)
     # after the others, on the same connection
     assert control.ping(timeout=5)
+    assert celery_setup.worker.logs().count('"event":"command_refused"') == len(commands)
 
     async def work(desk: Desk) -> None:
         ids = await desk.accept(pay())
