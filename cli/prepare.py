@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Final
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from domain.errors import DomainError
 from infrastructure import settings
 from infrastructure.migrations import is_current, upgrade
 from infrastructure.postgres import open_pool
@@ -36,7 +38,7 @@ async def _prepare(chosen: Settings) -> None:
     from infrastructure.topics import ensure_topics
     from workers.subscribers import names
 
-    async with await open_pool(chosen, application="prepare", size=2) as pool, pool.acquire() as connection:
+    async with await open_pool(chosen, application="prepare", size=4) as pool, pool.acquire() as connection:
         await connection.execute(LOCK)
         await register_subscribers(connection, names(chosen))
         if await ensure_topics(connection, chosen):
@@ -46,8 +48,11 @@ async def _prepare(chosen: Settings) -> None:
 
 
 async def _create_first_user(pool: asyncpg.Pool, connection: PoolConnectionProxy, chosen: Settings) -> None:
-    from infrastructure.users import add_user
+    from cli.registration import register
 
     if not await connection.fetchval(HAS_USERS):
-        await add_user(pool, chosen.admin_username, chosen.admin_password, ["admin"])
+        try:
+            await register(chosen, pool, chosen.admin_username, chosen.admin_password, ["admin"])
+        except DomainError as error:
+            sys.exit(f"The first user can't be made. {error.detail}")
         print(f"Created the user {chosen.admin_username}.")

@@ -6,14 +6,16 @@ import asyncio
 import getpass
 import secrets
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from cli.registration import CONNECTIONS, register
+from domain.errors import DomainError
+from domain.identity.commands import Role
 from infrastructure import settings
 from infrastructure.postgres import open_pool
 from infrastructure.settings import Settings
-from infrastructure.users import UsernameTaken, add_user
 
 app = App(name="users", help="Who can log in.")
 
@@ -22,7 +24,7 @@ app = App(name="users", help="Who can log in.")
 def add(
     name: str,
     *,
-    role: Annotated[list[Literal["admin", "operator", "user"]] | None, Parameter(negative=())] = None,
+    role: Annotated[list[Role] | None, Parameter(negative=())] = None,
     generate: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Add a user. The password is asked for, or read as one line from standard input.
@@ -37,12 +39,10 @@ def add(
         Make up a password and print it.
     """
     password = secrets.token_urlsafe(18) if generate else _ask()
-    if not password:
-        sys.exit("A user needs a password.")
     try:
-        asyncio.run(_add(settings.load(), name, password, list(role or ["user"])))
-    except UsernameTaken:
-        sys.exit(f"There is a user {name} already.")
+        asyncio.run(_add(settings.load(), name, password, list(dict.fromkeys(role or ["user"]))))
+    except DomainError as error:
+        sys.exit(error.detail)
     print(f"Added {name}." + (f" The password is {password}" if generate else ""))
 
 
@@ -52,6 +52,6 @@ def _ask() -> str:
     return sys.stdin.readline().rstrip("\n")
 
 
-async def _add(chosen: Settings, name: str, password: str, roles: list[str]) -> None:
-    async with await open_pool(chosen, application="users", size=1) as pool:
-        await add_user(pool, name, password, roles)
+async def _add(chosen: Settings, name: str, password: str, roles: list[Role]) -> None:
+    async with await open_pool(chosen, application="users", size=CONNECTIONS) as pool:
+        await register(chosen, pool, name, password, roles)

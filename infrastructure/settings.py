@@ -154,7 +154,10 @@ class Settings:
     state_dir: str = _setting(".daybook", _text, "folder for beat's schedule, and for the servers of `daybook up`")
     admin_username: str = _setting("admin", _text, "name of the first user, whom `daybook prepare` creates")
     admin_password: str = _setting(
-        "", _text, "the first user's password; without it none is created; only `daybook prepare` reads it", secret=True
+        "",
+        _text,
+        "the first user's password, at least 12 characters; without it none is created; only `daybook prepare` reads it",
+        secret=True,
     )
     flower_host: str = _setting("127.0.0.1", _text, "address Flower listens on")
     flower_port: int = _setting(5555, _number(1, 65535), "port Flower listens on")
