@@ -156,7 +156,7 @@ class Settings:
     admin_password: str = _setting(
         "",
         _text,
-        "the first user's password, at least 12 characters; without it none is created; only `daybook prepare` reads it",
+        "the first user's password, 12 characters or more; without it none is created; only `daybook prepare` reads it",
         secret=True,
     )
     flower_host: str = _setting("127.0.0.1", _text, "address Flower listens on")
