@@ -105,7 +105,7 @@ class Operation:
         """The noun that its path is about."""
         parts = [part for part in self.path.split("/") if part and not part.startswith("{") and part != "v1"]
         nested = parts[1:] if parts[0] == "ledgers" and len(parts) > 1 else parts
-        return nested[0]
+        return "auth" if nested[0] == ".well-known" else nested[0]
 
 
 def operations(app: Litestar) -> Iterator[Operation]:

@@ -21,7 +21,7 @@ _NOTHING: Final = (b"content-security-policy", b"default-src 'none'; frame-ances
 # The documentation's pages: their own styles and scripts, and nothing from anywhere else.
 _OWN_FILES: Final = (
     b"content-security-policy",
-    b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+    b"default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 )
 _PAGES: Final = ("/docs", "/problems")
