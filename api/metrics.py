@@ -28,6 +28,7 @@ from domain.errors import AuthError
 from infrastructure import journal, metrics
 from infrastructure.metrics import FAMILIES, meter
 from infrastructure.postgres import OUTSIDE
+from infrastructure.principals import KeyPrincipal
 from infrastructure.redis import end_tasks, open_redis
 from infrastructure.settings import Settings
 
@@ -87,9 +88,12 @@ async def pushing(settings: Settings) -> AsyncIterator[Redis]:
 async def scrape(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Everything there is to measure. For the roles `admin` and `operator`; an operator's API key will do, too.
 
-    Whatever such a key is good for: a scraper needs a credential that lasts, and nothing here is of any ledger.
+    Whatever such a key is good for: a scraper needs a credential that lasts, and nothing here is of any ledger. Not an
+    administrator's: what its scopes do not name, a key has from no role but this.
     """
-    if not {"admin", "operator"} & set(principal_of(request).roles):
+    principal = principal_of(request)
+    good_for = {"operator"} if isinstance(principal, KeyPrincipal) else {"admin", "operator"}
+    if not good_for & set(principal.roles):
         raise AuthError("forbidden", "This needs the role operator.")
     services = services_of(request)
     return Response(await gather(services.pool, services.metrics), media_type=MEDIA_TYPE)
