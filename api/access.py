@@ -7,11 +7,12 @@ other, but who may command is shown what has come of it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from api.context import services_of
 from api.edge import edge_of, principal_of
 from domain.errors import AuthError, NotFoundError
+from domain.ledger.model import CREATORS, RANKS
 from infrastructure.grants import grant_key
 from infrastructure.principals import KeyPrincipal, Principal, Scope
 
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
     from litestar import Request
 
 Role = Literal["reader", "writer", "owner"]
-
-_RANKS: Final[dict[bytes | str, int]] = {
-    b"V:reader": 1,
-    b"V:writer": 2,
-    b"V:owner": 3,
-    "reader": 1,
-    "writer": 2,
-    "owner": 3,
-}
-_CREATORS: Final = {"admin", "user"}
 
 
 async def authorise(request: Request[Any, Any, Any], ledger: str, need: Role, scope: Scope | None = None) -> None:
@@ -43,12 +34,12 @@ async def authorise(request: Request[Any, Any, Any], ledger: str, need: Role, sc
     principal = principal_of(request)
     if not principal.reaches(ledger):
         raise NotFoundError
-    slot = edge.grant
-    if slot is None or edge.grant_key != grant_key(ledger, principal.user_id, principal.is_admin):
-        slot = await services_of(request).grants.find(ledger, principal.user_id, principal.is_admin)
-        if slot is None:
+    role = edge.grant
+    if role is None or edge.grant_key != grant_key(ledger, principal.user_id, principal.is_admin):
+        role = await services_of(request).grants.find(ledger, principal.user_id, principal.is_admin)
+        if role is None:
             raise NotFoundError
-    if _RANKS[slot] < _RANKS[need]:
+    if RANKS[role] < RANKS[need]:
         raise AuthError("forbidden", f"This needs the role {need}.")
     require(principal, scope or ("ledger:read" if need == "reader" else "ledger:write"))
 
@@ -61,7 +52,7 @@ def require(principal: Principal, scope: Scope) -> None:
 
 def authorise_creation(principal: Principal) -> None:
     """Raises AuthError (403) for who may not create ledgers: operators, and keys that are limited to some ledgers."""
-    if not _CREATORS & set(principal.roles):
+    if CREATORS.isdisjoint(principal.roles):
         raise AuthError("forbidden", "This needs the role user.")
     require(principal, "ledger:write")
     if isinstance(principal, KeyPrincipal) and principal.ledgers is not None:

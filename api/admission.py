@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from api.targets import LOGIN
 from infrastructure.cache import value_of
-from infrastructure.grants import grant_key
+from infrastructure.grants import grant_key, role_in
 from infrastructure.rate_limits import Limit, LocalBuckets, Verdict, look_up
 from infrastructure.redis import RedisUnavailable, SharedRedis
 from infrastructure.settings import Settings
@@ -101,7 +101,7 @@ class Admission:
         found = await look_up(self._redis, bucket, limit, slots, seq, target.before, target.after)
         if found[0] == 1:
             edge.session = value_of(found[3])
-            edge.grant = value_of(found[4])
+            edge.grant = role_in(found[4], self._redis.server)
             edge.cached = value_of(found[5]) if target.view else found[7]
             newest = value_of(found[6])
             edge.ledger_seq = None if newest is None else newest[2:].decode()

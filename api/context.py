@@ -57,7 +57,7 @@ class Services:
         await self.key_watch.open()
         self.sessions = Sessions(self.pool, self.cache)
         self.api_keys = ApiKeys(self.pool, self.cache)
-        self.grants = Grants(self.pool, self.cache)
+        self.grants = Grants(self.pool, self.redis, self.cache)
         self.recorder = await self._recording.open()
         self.queries = Queries(self.pool, self.cache, self.settings.cache_ttl_s).bus()
 
@@ -65,6 +65,7 @@ class Services:
         """Closes everything; requests that still run get errors."""
         await self._recording.close()
         self.passwords.close()
+        await self.cache.close()
         await self.redis.close()
         await self.key_watch.close()
         await self.pool.close()

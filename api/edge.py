@@ -5,7 +5,7 @@ One `Edge` a request, made by CorrelationID and kept in `scope["state"]["edge"]`
 - `principal`: who is asking. Set whenever the path is protected (`/v1/…`, `/auth/me`, …). Handlers call
   `caller(request)`, which raises 401 without one, so that a path which slipped past the layer stays shut, and 403 for
   an API key. Those that are open to keys call `principal_of(request)` and ask what it `reaches` and `has`.
-- `grant`: the slot of `grant:{ledger}:{user}` as RateLimit's one trip to Redis found it, for `api.access.authorise`.
+- `grant`: the role in `view:{ledger}:grant:{user}` as RateLimit's one trip to Redis found it, for `authorise`.
 - `target`: what path and query are about (`api.targets.Target`), and where the answer of a GET belongs in Redis:
     - `target.view`: the slot of a single thing, `view:{ledger}:account:{name}` or `view:{ledger}:transaction:{id}`,
       when there are no query parameters but `min_version`;
@@ -77,7 +77,7 @@ class Edge:
         self.session: bytes | None = None
         self.principal: Principal | None = None
         self.grant_key = ""
-        self.grant: bytes | None = None
+        self.grant: str | None = None
         self.cached: bytes | None = None
         self.ledger_seq: str | None = None
 

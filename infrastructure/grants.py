@@ -1,8 +1,9 @@
 """Grants: who may do what with a ledger. Postgres decides; Redis keeps copies of granted roles for at most a minute.
 
 A copy is a view of its ledger (`infrastructure.cache`): the turn that changes a grant bars it before its commit. Unlike
-other views it must not be old even for the moment between a commit and the turn's end, whatever Redis forgets: see
-FIND_ROLE.
+other views it must not be old even for the moment between a commit and the turn's end, whatever Redis forgets (see
+FIND_ROLE) or remembers: a copy names the run of Redis it was given to, and after a restart, which a change may have
+missed, it counts for nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from uuid import UUID
 import asyncpg
 from asyncpg import Record
 
-from infrastructure.cache import Cache, view_key
+from infrastructure.cache import Cache, value_of, view_key
+from infrastructure.redis import SharedRedis
 
 CACHED_S: Final = 60
 
@@ -32,22 +34,33 @@ def grant_key(ledger: str, user_id: UUID, is_admin: bool) -> str:
     return view_key(ledger, f"grant:{'admin' if is_admin else user_id}")
 
 
+def role_in(slot: bytes | None, server: bytes) -> str | None:
+    """The role in a slot `V:{role}@{server}` that was filled since this run of Redis began; None for any other."""
+    if value_of(slot) is None or slot is None:
+        return None
+    role, _, stored_in = slot[2:].partition(b"@")
+    return role.decode() if stored_in == server else None
+
+
 class Grants:
     """The roles of users in ledgers."""
 
-    def __init__(self, pool: asyncpg.Pool[Record], cache: Cache) -> None:
+    def __init__(self, pool: asyncpg.Pool[Record], redis: SharedRedis, cache: Cache) -> None:
         self._pool = pool
+        self._redis = redis
         self._cache = cache
 
-    async def find(self, ledger: str, user_id: UUID, is_admin: bool) -> bytes | None:
-        """The slot `V:{role}` from Postgres, put into Redis on the way; None without a grant, or without a ledger."""
+    async def find(self, ledger: str, user_id: UUID, is_admin: bool) -> str | None:
+        """The role as Postgres has it, put into Redis on the way; None without a grant, or without a ledger."""
+        arguments = (ledger,) if is_admin else (ledger, user_id)
 
         async def read() -> bytes | None:
-            arguments = (ledger,) if is_admin else (ledger, user_id)
+            server = self._redis.server
             role = await self._pool.fetchval(IS_RESERVED if is_admin else FIND_ROLE, *arguments)
-            return None if role is None else b"V:" + role.encode()
+            return None if role is None else b"V:%b@%b" % (role.encode(), server)
 
-        return await self._cache.fill(grant_key(ledger, user_id, is_admin), read, CACHED_S)
+        slot = await self._cache.fill(grant_key(ledger, user_id, is_admin), read, CACHED_S)
+        return None if slot is None else slot[2:].partition(b"@")[0].decode()
 
     async def among(self, user_id: UUID, ledgers: Collection[str]) -> frozenset[str]:
         """Those of `ledgers` in which anything was granted to the user."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
+import secrets
 from collections import deque
 from typing import Any, Final, cast
 
@@ -38,6 +40,8 @@ TURNS_CHANNEL: Final = "daybook:turns"
 _CANCEL_AGAIN_S: Final = 0.25
 
 _INCOMPLETE: Final = object()
+
+_RUN_ID: Final = re.compile(rb"run_id:([0-9a-f]{16})")
 
 
 class RedisUnavailable(InfrastructureError):
@@ -88,6 +92,7 @@ class _Link(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
         self._overdue: asyncio.Future[Any] | None = None
         self.alive = False
+        self.server = b""
         self.lost: asyncio.Future[None] = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -158,9 +163,13 @@ class _Link(asyncio.Protocol):
 
 
 class SharedRedis:
-    """The connection that all requests of this process share. It connects when needed, and again when it was lost."""
+    """The connection that all requests of this process share. It connects when needed, and again when it was lost.
+
+    `server` names the very run of the Redis that it is connected to: after a restart or a failover it is another one.
+    """
 
     def __init__(self, url: str) -> None:
+        self.server = b""
         self._address: dict[str, Any] = dict(parse_url(url))
         self._link: _Link | None = None
         self._connecting: asyncio.Task[_Link] | None = None
@@ -227,6 +236,7 @@ class SharedRedis:
         except (OSError, TimeoutError) as error:
             raise RedisUnavailable("Redis can't be reached.") from error
         self._link = link
+        self.server = link.server
         return link
 
     async def _open(self) -> _Link:
@@ -246,6 +256,10 @@ class SharedRedis:
         if number := self._address.get("db"):
             _expect(await link.send(("SELECT", number)))
         _expect(await link.send(("CLIENT", "SETNAME", "daybook-api")))
+        told = await link.send(("INFO", "server"))
+        found = _RUN_ID.search(told) if isinstance(told, bytes) else None
+        # who may not ask takes each connection for a server of its own
+        link.server = found[1] if found is not None else secrets.token_hex(8).encode()
 
 
 def _expect(reply: Any) -> None:

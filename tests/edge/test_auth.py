@@ -412,14 +412,16 @@ async def test_a_stranger_sees_what_does_not_exist(settings: Settings, monkeypat
 
         assert await answer(stranger, "acme") == await answer(stranger, "nope")
         assert (await answer(stranger, "acme"))[0] == 404
-        granted = "INSERT INTO grants VALUES ('acme', $1, 'reader')"
-        await pool.execute(granted, stranger.id)
+        granted = "INSERT INTO grants VALUES ('acme', $1, $2)"
+        await pool.execute(granted, owner.id, "owner")
+        await pool.execute(granted, stranger.id, "reader")
         opening = {"name": "a", "currency": "USD", "type": "asset"}
         low = await stranger.post("/v1/ledgers/acme/accounts", opening)
         assert code(low) == (403, "forbidden")
         # the role is in Redis now, for a minute at most
-        key = f"grant:acme:{stranger.id}"
-        assert await door.service.services.redis.call("GET", key) == b"V:reader"
+        key = f"view:acme:grant:{stranger.id}"
+        slot = await door.service.services.redis.call("GET", key)
+        assert slot == b"V:reader@" + door.service.services.redis.server
         assert 0 < await door.service.services.redis.call("PTTL", key) <= 60_000
         assert code(await stranger.post("/v1/ledgers/acme/accounts", opening)) == (403, "forbidden")
         assert (await owner.post("/v1/ledgers/acme/accounts", opening)).status_code == 202

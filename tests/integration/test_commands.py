@@ -269,7 +269,7 @@ async def grant(service: Service, ledger: str, user: User, role: str | None) -> 
     await service.pool.execute("DELETE FROM grants WHERE ledger = $1 AND user_id = $2", ledger, user.id)
     if role is not None:
         await service.pool.execute("INSERT INTO grants VALUES ($1, $2, $3)", ledger, user.id, role)
-    await service.services.cache.drop(f"grant:{ledger}:{user.id}")
+    await service.services.cache.drop(f"view:{ledger}:grant:{user.id}")
 
 
 GOOD: Json = {"kind": "post_transaction", **posting()}

@@ -594,5 +594,5 @@ async def test_names_that_look_like_keys_stay_inert(settings: Settings, monkeypa
             assert again.content == answer.content
             assert (await eve.get(f"{root}/accounts?{query}")).status_code == 404
         new = {key.decode() for key in set(await service.services.redis.call("KEYS", "*")) - keys}
-        allowed = (f"list:{ledger}:1.3:{root}/accounts?", "rl:", "session:", "grant:", f"seq:{ledger}")
+        allowed = (f"list:{ledger}:1.3:{root}/accounts?", "rl:", "session:", f"view:{ledger}:grant:", f"seq:{ledger}")
         assert all(key.startswith(allowed) for key in new), new

@@ -16,6 +16,7 @@ from asyncpg import Record
 from redis.asyncio import Redis
 
 from infrastructure import cache
+from infrastructure.api_keys import keys_of, slot_key
 from infrastructure.journal import Line
 from infrastructure.repositories.identity import sessions_of
 from infrastructure.sessions import session_key
@@ -44,9 +45,17 @@ class _Account(msgspec.Struct, frozen=True):
     account: str
 
 
-class _Touched(msgspec.Struct, frozen=True):
-    """What of an event tells which cached views it made old. A transaction just posted has no older view."""
+class _Data(msgspec.Struct, frozen=True):
+    user: str | None = None
 
+
+class _Touched(msgspec.Struct, frozen=True):
+    """What of an event tells which cached views it made old: those of accounts, or of what a user was granted.
+
+    A transaction just posted has no older view.
+    """
+
+    data: _Data
     balances: tuple[_Account, ...]
 
 
@@ -64,7 +73,7 @@ class RedisSubscriber:
         await self._append(actor, lines)
         kind, _, name = actor.partition(":")
         if kind == "user":
-            await self._drop_sessions(UUID(name))
+            await self._drop_credentials(UUID(name))
         else:
             await cache.heal(self._redis, name, lines[-1].epoch, _changed(lines), lines[-1].seq)
         return len(lines)
@@ -72,10 +81,11 @@ class RedisSubscriber:
     async def close(self) -> None:
         """The connection is the process's own."""
 
-    async def _drop_sessions(self, user: UUID) -> None:
-        """The copies of a user's sessions say who the user is. Those that began beside the turn, too, are dropped."""
-        if keys := [session_key(session) for session in await sessions_of(self._pool, user)]:
-            await self._redis.delete(*keys)
+    async def _drop_credentials(self, user: UUID) -> None:
+        """The copies of a user's sessions and API keys say who the user is. Those begun beside the turn, too, go."""
+        sessions, keys = await sessions_of(self._pool, user), await keys_of(self._pool, user)
+        if slots := [*map(session_key, sessions), *map(slot_key, keys)]:
+            await self._redis.delete(*slots)
 
     async def _append(self, actor: str, lines: Sequence[Line]) -> None:
         append = self._redis.register_script(APPEND)
@@ -98,4 +108,6 @@ def _changed(lines: Sequence[Line]) -> dict[str, int]:
         touched = _read_touched(line.event)
         for balance in touched.balances:
             changed[f"account:{balance.account}"] = line.seq
+        if touched.data.user is not None:
+            changed[f"grant:{touched.data.user}"] = line.seq
     return changed
