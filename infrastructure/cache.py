@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from infrastructure.deletions import Deletions
 from infrastructure.redis import RedisUnavailable, Script, SharedRedis
 
 TOMBSTONE: Final = b"X:"
@@ -130,6 +131,7 @@ class Cache:
 
     def __init__(self, redis: SharedRedis) -> None:
         self._redis = redis
+        self._deletions = Deletions(redis)
         self._flights: dict[str, _Flight] = {}
 
     async def get(self, key: str) -> bytes | None:
@@ -160,8 +162,15 @@ class Cache:
             return
 
     async def drop(self, *keys: str) -> None:
-        """Deletes slots, and with them the leases of those who are filling them. Raises RedisUnavailable."""
-        await self._redis.call("DEL", *keys)
+        """Deletes slots, and with them the leases of those who are filling them.
+
+        Raises RedisUnavailable when that has to wait: it is tried again for as long as a copy may live.
+        """
+        await self._deletions.delete(*keys)
+
+    async def close(self) -> None:
+        """Tries no more."""
+        await self._deletions.close()
 
     async def _fly(
         self, flight: _Flight, key: str, read: Callable[[], Awaitable[bytes | None]], ttl_s: float

@@ -206,8 +206,8 @@ class Sessions:
         if row is None:
             row = await self._pool.fetchrow(SUCCESSOR, session_id, generation, float(GRACE_S))
         if row is None:
-            await self._pool.execute(END_REUSED, session_id, generation)
-            await self.drop([session_id])
+            if await self._pool.execute(END_REUSED, session_id, generation) == "UPDATE 1":
+                await self.drop([session_id])
             return None
         return Rotated(row["user_id"], row["generation"], row["left_s"])
 
