@@ -6,6 +6,7 @@ A password is taken out of its request at once: it is hashed, and travels beside
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
@@ -35,6 +36,7 @@ from domain.identity.commands import (
     Username,
 )
 from domain.messages import Command, Query
+from infrastructure.api_keys import keys_of
 from infrastructure.credentials import Beside
 from infrastructure.read_models import UserView
 from infrastructure.repositories.identity import sessions_of
@@ -252,7 +254,8 @@ def _extra(
         return Beside(user, hashed, ends_sessions)
 
     async def drop_copies() -> None:
-        await services.sessions.drop(await sessions_of(services.pool, user))
+        sessions, keys = await sessions_of(services.pool, user), await keys_of(services.pool, user)
+        await asyncio.gather(services.sessions.drop(sessions), services.api_keys.drop(keys))
 
     recorded: Callable[[], Awaitable[None]] | None = drop_copies if ends_sessions else None
     return Extra(f"user:{principal_of(request).user_id}", beside, recorded)

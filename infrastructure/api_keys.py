@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Final
@@ -103,9 +103,7 @@ WITH revoked AS (
 SELECT secret_hash, EXISTS (SELECT FROM revoked) AS was_good FROM api_keys WHERE id = $1 AND user_id = $2
 """
 
-HASHES_OF_USERS: Final = """
-SELECT secret_hash FROM api_keys WHERE user_id = ANY ($1) AND revoked_at IS NULL
-"""
+HASHES_OF_USER: Final = "SELECT secret_hash FROM api_keys WHERE user_id = $1 AND revoked_at IS NULL LIMIT $2"
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -188,9 +186,9 @@ def slot_key(digest: bytes) -> str:
     return f"apikey:{digest.hex()}"
 
 
-async def keys_of(connection: Db, users: Collection[UUID]) -> list[bytes]:
-    """The hashes of the users' keys, for `ApiKeys.drop`: after the commit that disables them or changes their roles."""
-    return [row[0] for row in await connection.fetch(HASHES_OF_USERS, list(users))]
+async def keys_of(db: Db, user: UUID) -> list[bytes]:
+    """The hashes of a user's keys, of which Redis may have a copy: to be dropped with what it says of the user."""
+    return [row[0] for row in await db.fetch(HASHES_OF_USER, user, MOST_KEYS)]
 
 
 class ApiKeys:

@@ -30,7 +30,8 @@ class User(msgspec.Struct):
 
     `others` holds the active users among the principals of the turn, with their roles, but for this user itself;
     `taken` the names, in small letters, that commands of the turn ask for and others have. `other_admins`: whether
-    anybody else is an active administrator. `sessions` are the logins that carry the user's roles.
+    anybody else is an active administrator. `sessions` are the logins that carry the user's roles, and `api_keys` the
+    hashes of the keys that do.
     """
 
     id: UUID
@@ -39,6 +40,7 @@ class User(msgspec.Struct):
     taken: frozenset[str]
     other_admins: bool
     sessions: tuple[UUID, ...] = ()
+    api_keys: tuple[bytes, ...] = ()
 
     def is_active(self, principal: UUID) -> bool:
         """Whether the principal can still log in."""

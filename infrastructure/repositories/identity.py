@@ -14,6 +14,7 @@ from domain.identity.commands import DisableUser, RegisterUser, UpdateUser
 from domain.identity.events import PasswordChanged, UserDisabled, UserRegistered
 from domain.identity.model import Profile, User
 from domain.messages import Recorded
+from infrastructure.api_keys import keys_of, slot_key
 from infrastructure.credentials import take_back, take_over
 from infrastructure.postgres import Db
 from infrastructure.sessions import end_sessions_of, session_key
@@ -66,6 +67,7 @@ async def load(db: Db, user_id: str, commands: Sequence[Recorded]) -> User:
         taken=frozenset(other["name"] for other in taken),
         other_admins=leaving and bool(await db.fetchval(OTHER_ADMINS, user)),
         sessions=tuple(await sessions_of(db, user)),
+        api_keys=tuple(await keys_of(db, user)),
     )
 
 
@@ -89,8 +91,8 @@ async def save(db: Db, user: User, links: Sequence[Link], now: datetime) -> None
 
 
 def views(user: User) -> list[str]:
-    """The copies in Redis of who the user is: one for each session."""
-    return [session_key(session) for session in user.sessions]
+    """The copies in Redis of who the user is: one for each session, and for each API key."""
+    return [*map(session_key, user.sessions), *map(slot_key, user.api_keys)]
 
 
 async def discard(db: Db, user_id: str, commands: Collection[UUID]) -> list[str]:
