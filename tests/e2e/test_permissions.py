@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import httpx
+import msgspec
 import pytest
 
 from tests.e2e.client import ROOT, Client, Json, open_books, posting
@@ -17,7 +20,9 @@ from tests.e2e.people import Person, Town, a_town, log_in
 from tests.stack import Stack
 
 TABLE = ROOT / "docs" / "permissions.md"
-EVERYBODY = ("nobody", "stranger", "reader", "writer", "owner", "operator", "admin")
+EVERYBODY = ("nobody", "stranger", "reader", "writer", "owner", "read key", "write key", "operator", "admin")
+KEYS = {"read key": "ledger:read", "write key": "ledger:write"}
+ROLES = {"operator": "operator", "admin": "admin"}
 CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found"}
 
 
@@ -67,22 +72,27 @@ def unmatched(rows: list[Row], described: list[Operation]) -> dict[str, list[str
 
 @dataclass
 class World:
-    """Everyone in the table, logged in, and what the routes are about."""
+    """Everyone in the table, and what the routes are about. The bystander is somebody else, whoever asks."""
 
-    stack: Stack
     town: Town
     people: Mapping[str, Person]
     clients: Mapping[str, httpx.Client]
-    ids: dict[str, str] = field(default_factory=dict)
+    ids: Mapping[str, str]
 
-    def again(self, column: str) -> httpx.Client:
-        """Another session of whoever it is, for requests that end it. Who has none comes as they are."""
-        person = self.people.get(column)
-        return self.clients[column] if person is None else self.town.enter(person).http
+    def person(self, column: str) -> Person:
+        """Who is behind a column: keys are the owner's, and nobody is taken for the bystander."""
+        return self.people["owner" if column in KEYS else "bystander" if column == "nobody" else column]
 
-    def tokens(self) -> Json:
-        """A new session of somebody else's."""
-        return log_in(self.town.visitor(), self.people["bystander"])
+    def twin(self, column: str) -> tuple[Person, httpx.Client]:
+        """Somebody like them, logged in, for requests that end their sessions. Keys and nobody have no twin."""
+        if column not in self.people:
+            return self.person(column), self.clients[column]
+        twin = self.town.add(ROLES.get(column, "user"))
+        return twin, self.town.enter(twin).http
+
+    def tokens(self, person: Person) -> Json:
+        """A new session of somebody's."""
+        return log_in(self.town.visitor(), person)
 
 
 class Ask(NamedTuple):
@@ -90,38 +100,102 @@ class Ask(NamedTuple):
 
     http: httpx.Client
     ids: Mapping[str, str]
-    body: Json | None
+    body: Json | None = None
 
 
 @pytest.fixture(scope="module")
 def world(stack: Stack) -> Iterator[World]:
     with a_town(stack) as town:
-        roles = {"operator": "operator", "admin": "admin"}
-        people = {name: town.add(roles.get(name, "user"), name=name) for name in (*EVERYBODY[1:], "bystander")}
-        clients = {"nobody": town.visitor(), **{name: town.enter(people[name]).http for name in EVERYBODY[1:]}}
-        world = World(stack, town, people, clients)
-        owner = Client(clients["owner"], "", "")
-        ledger = open_books(owner)
+        people = {
+            name: town.add(ROLES.get(name, "user"), name=name)
+            for name in {*EVERYBODY, "bystander", "victim"} - {"nobody", *KEYS}
+        }
+        clients = {name: town.enter(person).http for name, person in people.items() if name != "victim"}
+        ledger = open_books(owner := Client(clients["owner"], "", ""))
         for role in ("reader", "writer"):
             town.grant(ledger, people[role], role)
-        world.ids |= {"ledger": ledger, "account": "wallets:alice"}
-        world.ids["transaction"] = world.ids["job"] = owner.done(f"/v1/ledgers/{ledger}/transactions", posting())["id"]
+        ids = {"ledger": ledger, "account": "wallets:alice", "user": people["bystander"].id}
+        ids["transaction"] = ids["job"] = owner.done(f"/v1/ledgers/{ledger}/transactions", posting())["id"]
         lines = {"commands": [{"kind": "post_transaction", **posting()}]}
-        world.ids["batch"] = owner.post(f"/v1/ledgers/{ledger}/commands", lines).json()["batch"]
-        yield world
+        ids["batch"] = owner.post(f"/v1/ledgers/{ledger}/commands", lines).json()["batch"]
+        for name, scope in KEYS.items():
+            clients[name] = town.visitor()
+            clients[name].headers["authorization"] = f"Bearer {make_key(clients['owner'], scope)['secret']}"
+        clients["nobody"] = town.visitor()
+        yield World(town, people, clients, ids)
 
 
-def credentials(world: World) -> Json:
-    return {"username": world.people["bystander"].username, "password": world.people["bystander"].password}
+def make_key(http: httpx.Client, scope: str = "ledger:read") -> Json:
+    made: Json = http.post("/v1/api-keys", json={"name": scope, "scopes": [scope]}).raise_for_status().json()
+    return made
 
 
-# Routes that need more than an id and a body: what is asked is made anew for everybody.
+def session_of(access_token: str) -> str:
+    """The id of the session that a token belongs to."""
+    payload = access_token.split(".")[1]
+    return str(msgspec.json.decode(urlsafe_b64decode(payload + "=="))["sid"])
+
+
+def log_in_as_bystander(world: World, column: str) -> Ask:
+    known = world.people["bystander"]
+    return Ask(world.clients[column], {}, {"username": known.username, "password": known.password})
+
+
+def refresh(world: World, column: str) -> Ask:
+    return Ask(world.clients[column], {}, {"refresh_token": world.tokens(world.people["bystander"])["refresh_token"]})
+
+
+def end_own_session(world: World, column: str) -> Ask:
+    return Ask(world.clients[column], {"session": session_of(world.tokens(world.person(column))["access_token"])})
+
+
+def end_session_of_somebody_else(world: World, column: str) -> Ask:
+    token = world.clients["bystander"].headers["authorization"].removeprefix("Bearer ")
+    return Ask(world.clients[column], {"session": session_of(token)})
+
+
+def change_own_roles(world: World, column: str) -> Ask:
+    person = world.person(column)
+    return Ask(world.clients[column], {"user": person.id}, {"roles": list(person.roles)})
+
+
+def change_own_password(world: World, column: str) -> Ask:
+    person, http = world.twin(column)
+    return Ask(http, {"user": person.id}, BODIES["POST /v1/users/{user}/password"]())
+
+
+def revoke_key(world: World, column: str, whose: str) -> Ask:
+    owner = column if whose == "one's own" and column in world.people else "bystander"
+    return Ask(world.clients[column], {"key": make_key(world.clients[owner])["id"]})
+
+
+def job_of_a_user(world: World, column: str) -> Ask:
+    made = world.clients["admin"].post("/v1/users", json=BODIES["POST /v1/users"]())
+    return Ask(world.clients[column], {"job": made.raise_for_status().json()["id"]})
+
+
+# How routes are asked that need more than the ids and bodies that all share.
 PREPARED: Mapping[str, Callable[[World, str], Ask]] = {
-    "POST /auth/login": lambda world, column: Ask(world.clients[column], {}, credentials(world)),
-    "POST /auth/refresh": lambda world, column: Ask(
-        world.clients[column], {}, {"refresh_token": world.tokens()["refresh_token"]}
+    "POST /auth/login": log_in_as_bystander,
+    "POST /auth/refresh": refresh,
+    "POST /auth/logout": lambda world, column: Ask(world.twin(column)[1], {}),
+    "DELETE /auth/sessions/{session} one's own": end_own_session,
+    "DELETE /auth/sessions/{session} somebody else's": end_session_of_somebody_else,
+    "PATCH /v1/users/{user} oneself": change_own_roles,
+    "PATCH /v1/users/{user} somebody else": lambda world, column: Ask(
+        world.clients[column], world.ids, BODIES["PATCH /v1/users/{user}"]()
     ),
-    "POST /auth/logout": lambda world, column: Ask(world.again(column), {}, None),
+    "POST /v1/users/{user}/password oneself": change_own_password,
+    "POST /v1/users/{user}/password somebody else": lambda world, column: Ask(
+        world.clients[column], {"user": world.people["victim"].id}, BODIES["POST /v1/users/{user}/password"]()
+    ),
+    "POST /v1/users/{user}/disable somebody else": lambda world, column: Ask(
+        world.clients[column], {"user": world.people["victim"].id}, {}
+    ),
+    "DELETE /v1/api-keys/{key} one's own": partial(revoke_key, whose="one's own"),
+    "DELETE /v1/api-keys/{key} somebody else's": partial(revoke_key, whose="somebody else's"),
+    "GET /v1/jobs/{job} of the ledger": lambda world, column: Ask(world.clients[column], world.ids),
+    "GET /v1/jobs/{job} of a user": job_of_a_user,
 }
 
 
@@ -161,13 +235,13 @@ def test_what_is_missing_is_noticed() -> None:
 def test_each_route_as_everybody(world: World, row: Row) -> None:
     asks = {column: prepare(world, row, column) for column in row.statuses}
     refused = {column: status for column, status in row.statuses.items() if status >= 400}
-    before = digest(world.stack) if refused else {}
+    before = digest(world.town.stack) if refused else {}
     answers = {column: send(row, asks[column]) for column in refused}
     assert {column: answer.status_code for column, answer in answers.items()} == refused
     for answer in answers.values():
         assert answer.json()["code"] == CODES[answer.status_code]
     if refused:
         # what was refused has changed nothing
-        assert digest(world.stack) == before
+        assert digest(world.town.stack) == before
     answers |= {column: send(row, ask) for column, ask in asks.items() if column not in refused}
     assert {column: answers[column].status_code for column in row.statuses} == row.statuses
