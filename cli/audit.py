@@ -7,25 +7,21 @@ kept in a temporary SQLite file, so that memory stays bounded however long the j
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from asyncpg import Record
 
+from cli.chain import LINES, Chain, Json, Wrong, compare_head, pages
+from cli.findings import Counts, Findings
 from infrastructure.postgres import Db
 
-Json = dict[str, Any]
-
-LINES: Final = 2_000
-BYTES: Final = 8 << 20
 ACCOUNTS_AT_ONCE: Final = 2_000
 LOADED: Final = 20_000
 """Accounts held in memory."""
@@ -36,13 +32,6 @@ FROM ledgers FULL JOIN (SELECT * FROM actors WHERE actor LIKE 'ledger:%') AS act
     ON actors.actor = 'ledger:' || ledgers.id
 WHERE $1::text IS NULL OR ledgers.id = $1 OR actors.actor = 'ledger:' || $1
 ORDER BY 1
-"""
-ACTOR: Final = "SELECT epoch, seq, head, recorded_at FROM actors WHERE actor = 'ledger:' || $1"
-JOURNAL: Final = """
-SELECT seq, epoch, hash, event FROM (
-    SELECT seq, epoch, hash, event, sum(octet_length(event)) OVER (ORDER BY seq) - octet_length(event) AS bytes_before
-    FROM (SELECT seq, epoch, hash, event FROM journal WHERE actor = $1 AND seq > $2 ORDER BY seq LIMIT $3) AS following
-) AS measured WHERE bytes_before < $4 ORDER BY seq
 """
 LEDGER: Final = "SELECT name, owner, metadata, accounts, version, created_at FROM ledgers WHERE id = $1"
 CURRENCIES: Final = "SELECT code, scale FROM currencies WHERE ledger = $1"
@@ -73,41 +62,6 @@ _COUNT: Final = "SELECT count(*) FROM accounts"
 
 _NEWEST: Final = 2**63 - 1
 _DEBIT_NORMAL: Final = ("asset", "expense")
-
-
-@dataclass
-class Findings:
-    """What differs: how often by kind, and the first few of each in words."""
-
-    most_shown: int
-    counts: Counter[str] = field(default_factory=Counter)
-    shown: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, kind: str, words: str) -> None:
-        self.counts[kind] += 1
-        if self.counts[kind] <= self.most_shown:
-            self.shown.setdefault(kind, []).append(words)
-
-    def compare(self, kind: str, what: str, expected: Mapping[str, object], actual: Mapping[str, object]) -> None:
-        """Adds one finding for all fields of a thing that are not as expected."""
-        wrong = [
-            f"{name} is {_brief(actual.get(name))}, the journal makes it {_brief(value)}"
-            for name, value in expected.items()
-            if actual.get(name) != value
-        ]
-        if wrong:
-            self.add(kind, f"{what}: {'; '.join(wrong)}")
-
-
-@dataclass
-class Counts:
-    """What was read."""
-
-    ledgers: int = 0
-    events: int = 0
-    accounts: int = 0
-    transactions: int = 0
-    postings: int = 0
 
 
 @dataclass(slots=True)
@@ -197,10 +151,6 @@ def _from_shelf(row: tuple[Any, ...]) -> Account:
     return Account(name, currency, scale, kind, low, high, int(debits), int(credits), *rest)
 
 
-class Wrong(Exception):
-    """An event can't be as it is."""
-
-
 class Books:
     """One ledger's books, kept event by event."""
 
@@ -210,10 +160,7 @@ class Books:
         self.shelf = Shelf()
         self.profile: Json | None = None
         self.currencies: dict[str, int] = {}
-        self.seq = 0
-        self.epoch = 0
-        self.hash = bytes(32)
-        self.recorded_at = ""
+        self.chain = Chain(f"ledger:{ledger}", ledger, findings)
         self.transactions: dict[int, tuple[Json, list[Json]]] = {}
         self._kinds: Mapping[str, Callable[[int, Json, Json], list[Account]]] = {
             "LedgerCreated": self._ledger_created,
@@ -224,29 +171,10 @@ class Books:
 
     def enter(self, row: Record) -> None:
         """Takes the next line of the journal."""
-        seq, event = row["seq"], row["event"]
-        place = f"{self.ledger}/{seq}"
-        if seq != self.seq + 1:
-            self.findings.add("seq", f"{place}: follows {self.seq}")
-        digest = hashlib.sha256(self.hash + event).digest()
-        if digest != row["hash"]:
-            self.findings.add("hash", f"{place}: {row['hash'].hex()}, SHA-256 of what is there is {digest.hex()}")
-        # going on from what is stored: one changed event is one finding, and not all that follow
-        self.seq, self.hash = seq, row["hash"]
-        try:
-            self._read(place, row, json.loads(event))
-        except (Wrong, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            said = str(error) if isinstance(error, Wrong) else f"can't be read: {error!r}"
-            self.findings.add("event", f"{place}: {said}")
+        self.chain.enter(row, self._read)
 
-    def _read(self, place: str, row: Record, event: Json) -> None:
-        seq = row["seq"]
-        actor = f"ledger:{self.ledger}"
-        named = {"actor": actor, "epoch": row["epoch"], "seq": seq, "id": f"{actor}/{row['epoch']}/{seq}"}
-        self.findings.compare("event", place, named, event)
-        if row["epoch"] < self.epoch or event["recorded_at"] < self.recorded_at:
-            self.findings.add("event", f"{place}: is older than the one before it")
-        self.epoch, self.recorded_at = row["epoch"], event["recorded_at"]
+    def _read(self, seq: int, event: Json) -> None:
+        place = f"{self.ledger}/{seq}"
         kind = self._kinds.get(event["type"])
         if kind is None:
             raise Wrong(f"{event['type']} is of no kind that is known here")
@@ -360,25 +288,18 @@ async def audit(db: Db, ledger: str, findings: Findings, counts: Counts, advance
     books = Books(ledger, findings)
     with closing(books.shelf):
         counts.ledgers += 1
-        async for rows in _journal(db, ledger):
-            before = books.seq
+        async for rows in pages(db, books.chain.actor):
+            before = books.chain.seq
             for row in rows:
                 books.enter(row)
             await _compare_transactions(db, books, before, rows[-1]["seq"], counts)
             books.shelf.tidy()
             counts.events += len(rows)
             advance(len(rows))
-        await _compare_transactions(db, books, books.seq, _NEWEST, counts)
-        await _compare_head(db, books)
+        await _compare_transactions(db, books, books.chain.seq, _NEWEST, counts)
+        await compare_head(db, books.chain)
         await _compare_ledger(db, books)
         await _compare_accounts(db, books, counts)
-
-
-async def _journal(db: Db, ledger: str) -> AsyncIterator[list[Record]]:
-    after = -1
-    while rows := await db.fetch(JOURNAL, f"ledger:{ledger}", after, LINES, BYTES):
-        yield rows
-        after = rows[-1]["seq"]
 
 
 async def _compare_transactions(db: Db, books: Books, after: int, until: int, counts: Counts) -> None:
@@ -420,19 +341,6 @@ def _compare_postings(findings: Findings, place: str, expected: list[Json], actu
             findings.compare("posting", f"{place}#{number}", posting, {**row, "amount": int(row["amount"])})
     for number in rows:
         findings.add("posting", f"{place}#{number}: is there, but not in the journal")
-
-
-async def _compare_head(db: Db, books: Books) -> None:
-    row = await db.fetchrow(ACTOR, books.ledger)
-    if row is None:
-        books.findings.add("actor", f"{books.ledger}: has no actor")
-        return
-    expected: Json = {"seq": books.seq, "head": books.hash}
-    if books.recorded_at:
-        expected["recorded_at"] = datetime.fromisoformat(books.recorded_at)
-    books.findings.compare("actor", books.ledger, expected, dict(row))
-    if row["epoch"] < books.epoch:
-        books.findings.add("actor", f"{books.ledger}: epoch is {row['epoch']}, the journal has {books.epoch}")
 
 
 async def _compare_ledger(db: Db, books: Books) -> None:
@@ -512,8 +420,3 @@ def _text(minor: int, scale: int) -> str:
     digits = f"{abs(minor):0{scale + 1}d}"
     cut = len(digits) - scale
     return ("-" if minor < 0 else "") + digits[:cut] + ("." + digits[cut:] if scale else "")
-
-
-def _brief(value: object) -> str:
-    text = value.hex() if isinstance(value, bytes) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -12,7 +12,9 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cli.audit import Counts, Findings, audit, list_ledgers
+from cli.audit import audit, list_ledgers
+from cli.audit_users import audit_users, count_user_events
+from cli.findings import Counts, Findings
 from infrastructure import settings
 from infrastructure.postgres import open_pool
 from infrastructure.settings import Settings
@@ -26,14 +28,15 @@ def verify(
     show: int = SHOWN,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Recompute hashes, seqs and all balances from the journal, and say what differs.
+    """Recompute hashes, seqs, all balances and users from the journal, and say what differs.
 
-    Ends with status 1 if anything does. Each ledger is read in one snapshot, so that the service may go on meanwhile.
+    Ends with status 1 if anything does. Each ledger is read in one snapshot, and so are the users, so that the service
+    may go on meanwhile.
 
     Parameters
     ----------
     ledger
-        The only ledger to look at.
+        The only ledger to look at, and no users.
     show
         How many differences of each kind to write out.
     as_json
@@ -60,11 +63,16 @@ async def _verify(chosen: Settings, ledger: str | None, findings: Findings, *, q
     async with await open_pool(chosen, application="verify", size=1) as pool, pool.acquire() as db:
         ledgers = await list_ledgers(db, ledger)
         with progress:
-            bar = progress.add_task("verify", total=sum(events for _, events in ledgers))
+            of_users = await count_user_events(db) if ledger is None else 0
+            bar = progress.add_task("verify", total=of_users + sum(events for _, events in ledgers))
             for one, _ in ledgers:
                 progress.update(bar, description=one)
                 async with db.transaction(isolation="repeatable_read", readonly=True):
                     await audit(db, one, findings, counts, lambda lines: progress.advance(bar, lines))
+            if ledger is None:
+                progress.update(bar, description="users")
+                async with db.transaction(isolation="repeatable_read", readonly=True):
+                    await audit_users(db, findings, counts, lambda lines: progress.advance(bar, lines))
     return findings, counts
 
 
