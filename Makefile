@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SCALE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-kafka check bench lock python run-environment dev-environment
+.PHONY: help up test test-kafka check audit bench lock python run-environment dev-environment
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|' 2>/dev/null \
@@ -21,13 +21,18 @@ test: dev-environment  ## all tests but those that need a real Apache Kafka
 test-kafka: dev-environment  ## events against a real Apache Kafka: needs Java 17 and Maven
 	@$(BIN)/pytest -m kafka tests/kafka $(ARGS)
 
-check: dev-environment  ## style, types, arrows between modules, migrations, lock files
+check: dev-environment  ## style, types, arrows between modules, migrations, lock files, insecure code, advisories
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -q tests/integration/test_migrations.py
 	requirements/lock.sh --check
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml api cli domain infrastructure requirements tasks workers
+	$(BIN)/python requirements/audit.py
+
+audit: dev-environment  ## known vulnerabilities of what is locked; AUDIT=required fails if no service can be asked
+	@$(BIN)/python requirements/audit.py
 
 bench: dev-environment  ## how fast, as ratios to the same Postgres; saves its figures under bench/
 	@$(BIN)/python -m tests.benchmarks $(ARGS)

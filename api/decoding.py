@@ -143,9 +143,8 @@ async def _receive(request: Request[Any, Any, Any], limit: int) -> bytes:
     size = 0
     while True:
         message = await request.receive()
-        if message["type"] == "http.disconnect":
+        if message["type"] != "http.request":
             raise malformed("The connection ended before the body did.")
-        assert message["type"] == "http.request"
         chunk = message["body"]
         size += len(chunk)
         if size > limit:

@@ -168,7 +168,8 @@ async def _ports(chosen: Settings) -> list[Finding]:
 
 
 def _port(name: str, host: str, port: int, path: str, expected: bytes) -> Finding:
-    near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    # what listens on every address listens on this one
+    near = host if host.strip("0:.") else "127.0.0.1"
     what, who = f"{name} {host}:{port}", listener(port)
     request = f"GET {path} HTTP/1.1\r\nHost: {near}:{port}\r\nConnection: close\r\n\r\n".encode()
     if answers(port, request, host=near, expected=expected):

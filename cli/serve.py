@@ -152,4 +152,5 @@ def flower() -> NoReturn:
         *("--read_only=True", "--enable_events=False"),
         *(f"--max_tasks={FLOWER_TASKS}", f"--logging={chosen.log_level}"),
     )
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "--app", "tasks.app", "--quiet", "flower", *flags])
+    # no shell is what is wanted: each flag stays one argument
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "--app", "tasks.app", "--quiet", "flower", *flags])  # nosec B606

@@ -157,7 +157,8 @@ class Supervisor:
 
     def _note_end(self, unit: Unit) -> None:
         process = unit.process
-        assert process is not None
+        if process is None:
+            return
         self._read(unit)
         if process.stdout is not None:
             self._selector.unregister(process.stdout)

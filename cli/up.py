@@ -341,7 +341,7 @@ class _Up:
     def _greet(self, seconds: float) -> None:
         connection = self._connection()
         api, login = connection["api"], json.dumps({key: connection[key] for key in ("username", "password")})
-        parse_token = "python3 -c 'import json, sys; print(json.load(sys.stdin)[\"access_token\"])'"
+        parse_token = "python3 -c 'import json, sys; print(json.load(sys.stdin)[\"access_token\"])'"  # a command to try  # nosec B105
         json_header, token_header = "-H 'Content-Type: application/json'", '-H "Authorization: Bearer $TOKEN"'
         self.supervisor.print(
             f"""

@@ -126,14 +126,15 @@ def _guessable(chosen: Settings, _: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} {why}: {MAKE_ONE}"
 
 
-def _shared(chosen: Settings, _: Mapping[str, str]) -> Iterator[str]:
+def _shared(chosen: Settings, _environ: Mapping[str, str]) -> Iterator[str]:
     """One that leaks must not open another door; a former key that is the present one is no rotation."""
     same_server = {"The password in DAYBOOK_REDIS_URL", "The password in DAYBOOK_BROKER_URL"}
     if _hosts_of(chosen.redis_url) != _hosts_of(chosen.broker_url):
         same_server = set()
-    for (one, (secret, *_)), (other, (another, *_)) in combinations(_secrets(chosen).items(), 2):
-        if secret == another and {one, other} != same_server:
-            yield f"{other} is the same as {one[0].lower() + one[1:] if one.startswith('The') else one}: {MAKE_ONE}"
+    secrets = {name: secret for name, (secret, _, _) in _secrets(chosen).items()}
+    for one, other in combinations(secrets, 2):
+        if secrets[one] == secrets[other] and {one, other} != same_server:
+            yield f"{other} is the same as {one.replace('The', 'the')}: {MAKE_ONE}"
 
 
 # -- servers ----------------------------------------------------------------------------------------------------------
@@ -291,4 +292,4 @@ def _is_loopback(host: str) -> bool:
 
 
 def _network_of(host: str) -> str:
-    return "every network" if host in ("0.0.0.0", "::") else host
+    return "every network" if host.strip("0:.") == "" else host

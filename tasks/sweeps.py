@@ -59,7 +59,7 @@ async def _sweep_forever(settings: Settings) -> None:
 
 async def _pause(settings: Settings) -> None:
     """Waits for about a period: several processes should not all look at the same moment."""
-    await asyncio.sleep(settings.sweep_ms / 1000 * random.uniform(0.5, 1.5))
+    await asyncio.sleep(settings.sweep_ms / 1000 * random.uniform(0.5, 1.5))  # a pause is no secret  # nosec B311
 
 
 def _sweep_of(

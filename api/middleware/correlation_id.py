@@ -46,4 +46,4 @@ class CorrelationID:
 
 def _made() -> bytes:
     # not a secret, so the kernel, whose random bytes cost a change of threads, is not asked for them
-    return b"%032x" % getrandbits(128)
+    return b"%032x" % getrandbits(128)  # nosec B311

@@ -45,7 +45,7 @@ class Service:
         self._password = password
         self._clock = clock
         self._pause = pause
-        self._refresh_token = ""
+        self._refresh_token = ""  # none yet  # nosec B105
 
     def __enter__(self) -> Self:
         try:
@@ -102,7 +102,7 @@ class Service:
                 answer, trouble, wished_s = None, str(error) or type(error).__name__, 0.0
             if answer is not None and answer.status_code not in _TRY_AGAIN:
                 return answer
-            wait_s = max(wished_s, pause_s * random.uniform(0.5, 1))
+            wait_s = max(wished_s, pause_s * random.uniform(0.5, 1))  # a pause is no secret  # nosec B311
             if self._clock() + wait_s > deadline:
                 raise ServiceError(f"{self._http.base_url}: {trouble}; gave up after {PATIENCE_S:.0f} s.")
             self._pause(wait_s)
