@@ -32,6 +32,9 @@ def run_server(factory: str, chosen: Settings) -> None:
     """Serves what the factory, named `module:function`, makes."""
     import uvicorn
 
+    from api.server import allow_files
+
+    allow_files(chosen.connections)
     uvicorn.run(
         factory,
         factory=True,
@@ -48,6 +51,7 @@ def run_server(factory: str, chosen: Settings) -> None:
         log_level=chosen.log_level,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=chosen.idle_s,
         timeout_graceful_shutdown=GRACE_S,
     )
 

@@ -125,6 +125,17 @@ class Settings:
     )
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "least level that is logged")
 
+    connections: int = _setting(
+        10_000, _number(1, 1_000_000), "clients that may be connected to one API process; more are answered 503"
+    )
+    head_s: int = _setting(10, _number(1, 3_600), "seconds a client may take to send a request's headers")
+    body_s: int = _setting(
+        30,
+        _number(1, 3_600),
+        "seconds a client may take to send a body, or to read an answer; one more for each 16 KiB of it",
+    )
+    idle_s: int = _setting(75, _number(1, 3_600), "seconds a connection is kept open between two requests")
+
     access_token_s: int = _setting(900, _number(30, 86_400), "seconds an access token is valid")
     session_s: int = _setting(2_592_000, _number(60, 31_536_000), "seconds a session lasts at the longest")
     login_rate_address: int = _setting(60, _number(1, 1_000_000), "logins a minute from one address")
