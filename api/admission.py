@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from api.targets import LOGIN
-from infrastructure.cache import value_of
+from infrastructure.cache import of_this_run, value_of
 from infrastructure.grants import grant_key, role_in
 from infrastructure.rate_limits import Limit, LocalBuckets, Verdict, look_up
 from infrastructure.redis import RedisUnavailable, SharedRedis
@@ -100,7 +100,7 @@ class Admission:
         slots = (token.slot_key, edge.grant_key, view)
         found = await look_up(self._redis, bucket, limit, slots, seq, target.before, target.after)
         if found[0] == 1:
-            edge.session = value_of(found[3])
+            edge.session = of_this_run(found[3], self._redis.server)
             edge.grant = role_in(found[4], self._redis.server)
             edge.cached = value_of(found[5]) if target.view else found[7]
             newest = value_of(found[6])

@@ -24,7 +24,7 @@ from uuid_utils.compat import uuid7
 
 from domain.errors import Fault, ValidationError
 from infrastructure.api_secrets import LENGTH, MARK, SHOWN, digest_of, is_secret, new_secret
-from infrastructure.cache import Cache
+from infrastructure.cache import Cache, for_this_run, of_this_run, value_in
 from infrastructure.command_log import FIND_KEYS, TAKE_KEYS, Asked, Held
 from infrastructure.postgres import OUTSIDE, Db
 from infrastructure.principals import KeyPrincipal, Scope
@@ -169,7 +169,7 @@ class KnownKey(msgspec.Struct):
     def read(self, slot: bytes) -> KeyPrincipal | None:
         """Who comes with the key, from its slot, which must hold a value; None once it has expired."""
         if slot != self.seen:
-            found = _decode(slot[2:])
+            found = _decode(value_in(slot))
             self.principal = KeyPrincipal(
                 found.user, found.username, found.roles, found.id, found.prefix, found.scopes, found.ledgers
             )
@@ -218,13 +218,13 @@ class ApiKeys:
             return None
         digest = digest_of(secret)
         try:
-            slot = await self._cache.get(slot_key(digest))
+            slot = of_this_run(await self._cache.get(slot_key(digest)), self._cache.server)
         except RedisUnavailable:
             slot = None
         slot = slot or await self.find(digest)
         if slot is None:
             return None
-        user_id = _decode(slot[2:]).user
+        user_id = _decode(value_in(slot)).user
         known = self._known[digest] = KnownKey(user_id, digest, slot_key(digest), f"principal:{user_id}")
         known.read(slot)
         if len(self._known) > MOST_KNOWN:
@@ -237,11 +237,12 @@ class ApiKeys:
 
         async def read() -> bytes | None:
             nonlocal long_ago
+            server = self._cache.server
             row = await self._pool.fetchrow(FIND_KEY, digest, float(TOUCHED_S))
             if row is None:
                 return None
             long_ago = row["long_ago"]
-            return b"V:" + _encode(_stored(row))
+            return for_this_run(_encode(_stored(row)), server)
 
         slot = await self._cache.fill(slot_key(digest), read, CACHED_S)
         if long_ago:

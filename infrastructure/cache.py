@@ -134,6 +134,11 @@ class Cache:
         self._deletions = Deletions(redis)
         self._flights: dict[str, _Flight] = {}
 
+    @property
+    def server(self) -> bytes:
+        """The run of Redis that this process is connected to, or was last."""
+        return self._redis.server
+
     async def get(self, key: str) -> bytes | None:
         """The slot's value; None for an absent one, a lease or a tombstone. Raises RedisUnavailable."""
         return value_of(await self._redis.call("GET", key))
@@ -202,3 +207,21 @@ class Cache:
 def value_of(slot: bytes | None) -> bytes | None:
     """The slot itself if it holds a value, else None."""
     return slot if slot is not None and slot.startswith(b"V:") else None
+
+
+def for_this_run(value: bytes, server: bytes) -> bytes:
+    """A slot that counts only as long as this very run of Redis, named by `SharedRedis.server`: see `of_this_run`."""
+    return b"V:%b@%b" % (server, value)
+
+
+def of_this_run(slot: bytes | None, server: bytes) -> bytes | None:
+    """The slot itself if its value was given to this run of Redis, else None.
+
+    What came back with a restart or a failover may have missed its deletion.
+    """
+    return slot if slot is not None and slot.startswith(b"V:%b@" % server) else None
+
+
+def value_in(slot: bytes) -> bytes:
+    """The value of a slot of this run."""
+    return slot.partition(b"@")[2]

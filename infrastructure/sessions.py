@@ -1,4 +1,4 @@
-"""Sessions: rows in Postgres, which alone decides, and copies in Redis that live at most a minute.
+"""Sessions: rows in Postgres, which alone decides, and copies in Redis, for a minute at most and no restart of it.
 
 A session is a family of refresh tokens. Token number `generation` is the only one that rotates; the one before it is
 answered for ten seconds with the same successor (its reply may have been lost) while that has not been exchanged in
@@ -21,7 +21,7 @@ import msgspec
 from asyncpg import Record
 from uuid_utils.compat import uuid7
 
-from infrastructure.cache import Cache
+from infrastructure.cache import Cache, for_this_run, value_in
 from infrastructure.postgres import OUTSIDE, Db
 from infrastructure.principals import SessionPrincipal
 from infrastructure.users import STANDING
@@ -138,7 +138,7 @@ def session_key(session_id: UUID) -> str:
 
 def read_slot(slot: bytes, session_id: UUID) -> SessionPrincipal:
     """The principal of a session, from its slot, which must hold a value."""
-    session = _decode(slot[2:])
+    session = _decode(value_in(slot))
     return SessionPrincipal(session.user, session.username, session.roles, session_id)
 
 
@@ -180,11 +180,13 @@ class Sessions:
 
         async def read() -> bytes | None:
             nonlocal long_ago
+            server = self._cache.server
             row = await self._pool.fetchrow(FIND_SESSION, session_id, float(TOUCHED_S))
             if row is None:
                 return None
             long_ago = row["long_ago"]
-            return b"V:" + _encode(Session(row["user"], row["username"], tuple(row["roles"])))
+            session = Session(row["user"], row["username"], tuple(row["roles"]))
+            return for_this_run(_encode(session), server)
 
         slot = await self._cache.fill(session_key(session_id), read, CACHED_S)
         if long_ago:

@@ -10,6 +10,7 @@ from api.middleware.rate_limit import too_many, turn_away
 from api.problems import send_problem
 from infrastructure.api_keys import KnownKey
 from infrastructure.api_secrets import MARK
+from infrastructure.cache import of_this_run
 from infrastructure.redis import RedisUnavailable
 from infrastructure.sessions import read_slot
 
@@ -87,7 +88,8 @@ class Authentication:
     async def _recall(self, token: Verified | KnownKey) -> bytes | None:
         """What Redis has of the session, which nobody asked for while the request counted against its address."""
         try:
-            return await self._services.cache.get(token.slot_key)
+            cache = self._services.cache
+            return of_this_run(await cache.get(token.slot_key), cache.server)
         except RedisUnavailable:
             return None
 

@@ -13,6 +13,7 @@ import asyncpg
 import httpx
 import pytest
 
+from infrastructure.cache import for_this_run
 from infrastructure.sessions import TOUCHED_S, end_sessions_of, session_key
 from infrastructure.settings import Settings
 from infrastructure.users import add_user
@@ -398,8 +399,10 @@ async def test_without_redis_nobody_is_told_that_a_session_ended(
     async with running_service(settings, monkeypatch) as service:
         back = Door(service, door.ada)
         # Redis still has a copy from before. Asking again deletes it, though there is nothing left to end
-        copy = b'V:{"user":"%s","username":"ada","roles":["user"]}' % str(door.ada).encode()
-        await service.services.redis.call("SET", session_key(ids[1]), copy, "EX", 60)
+        copy = b'{"user":"%s","username":"ada","roles":["user"]}' % str(door.ada).encode()
+        redis = service.services.redis
+        await redis.call("PING")
+        await redis.call("SET", session_key(ids[1]), for_this_run(copy, redis.server), "EX", 60)
         assert (await back.me(lost["access_token"])).status_code == 200
         assert code(await end(back, mine["access_token"], ids[1])) == (404, "not_found")
         assert code(await back.me(lost["access_token"])) == (401, "unauthorized")
