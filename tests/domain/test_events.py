@@ -8,8 +8,9 @@ from hashlib import sha256
 import msgspec
 import pytest
 
-from domain.catalog import APPLIERS, EVENTS
+from domain.catalog import APPLIERS
 from domain.decision import GENESIS, Head, Stamp
+from domain.ledger import handlers
 from domain.ledger.commands import CreateLedger, OpenAccount, Posting, PostTransaction
 from domain.ledger.events import (
     AccessGranted,
@@ -122,7 +123,7 @@ def test_the_bytes_of_an_event_never_change(command: Command, line: str) -> None
     assert decision.outcomes[0].seq == 8
 
 
-@pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS.keys())
+@pytest.mark.parametrize("event", handlers.APPLIERS, ids=[event.__name__ for event in handlers.APPLIERS])
 def test_every_event_is_pinned_and_reads_back(event: type[Event]) -> None:
     command, line = GOLDEN[event]
     raw = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
