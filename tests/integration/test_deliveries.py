@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import UUID
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from domain.ledger.events import CurrencyRegistered, TransactionPosted
+from domain.ledger.events import AccessGranted, AccessRevoked, CurrencyRegistered, TransactionPosted
 from domain.messages import Entry
 from infrastructure import embedded, journal, metrics
 from infrastructure.embedded import make_state_directory
@@ -29,6 +30,9 @@ from tests.journals import NEW_ACTOR, Stage, consume, first_occurrences, on_a_lo
 from workers import delivery
 from workers.subscribers import handlers
 from workers.subscribers.redis import stream_key
+
+
+SOMEBODY = UUID("01890000-0000-7000-8000-00000000e4e0")
 
 
 class TestEmbeddedBroker(KafkaDeliveries):
@@ -254,6 +258,27 @@ async def test_old_views_and_leases_go_and_newer_views_and_tombstones_stay(setti
             f"view:{ledger}:account:wallets:w2": (b"V:1.9.10\n{}", True),
             f"view:{ledger}:account:wallets:w1": (b"V:1.1.7\n{}", False),
             f"view:{ledger}:account:wallets:other": (b"V:1.1.1\n{}", True),
+        }
+        for key, (slot, _) in slots.items():
+            await on.redis.set(key, slot)
+        await deliver_all(on, "redis", actor)
+        left = {key: bool(await on.redis.exists(key)) for key in slots}
+        assert left == {key: stays for key, (_, stays) in slots.items()}
+
+
+@pytest.mark.parametrize("event", [AccessGranted(user=SOMEBODY, role="reader"), AccessRevoked(user=SOMEBODY)])
+@on_a_loop
+async def test_copies_of_a_grant_go_when_it_has_changed(
+    settings: Settings, event: AccessGranted | AccessRevoked
+) -> None:
+    actor = an_actor()
+    ledger = actor.removeprefix("ledger:")
+    async with stage(settings) as on:
+        await on.write(actor, 1, lambda _: event)
+        slots = {
+            f"view:{ledger}:grant:{SOMEBODY}": (b"V:owner@0123456789abcdef", False),
+            f"view:{ledger}:grant:admin": (b"V:owner@0123456789abcdef", True),
+            f"view:other:grant:{SOMEBODY}": (b"V:owner@0123456789abcdef", True),
         }
         for key, (slot, _) in slots.items():
             await on.redis.set(key, slot)
