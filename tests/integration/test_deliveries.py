@@ -31,7 +31,6 @@ from workers import delivery
 from workers.subscribers import handlers
 from workers.subscribers.redis import stream_key
 
-
 SOMEBODY = UUID("01890000-0000-7000-8000-00000000e4e0")
 
 
