@@ -63,9 +63,14 @@ def _objection_to_headers(headers: Mapping[str, Any]) -> str | None:
         return "malformed id"
     if "correlation" in headers and not _matches(_CORRELATION, headers["correlation"]):
         return "malformed correlation id"
-    if any(headers.get(name) for name in _INSTRUCTIONS) or any(headers.get("timelimit") or ()):
+    if any(headers.get(name) for name in _INSTRUCTIONS) or not _is_usual(headers.get("timelimit")):
         return "instructions beside the task"
     return None
+
+
+def _is_usual(time_limit: object) -> bool:
+    """None, or the limit of every task, which Celery repeats in a message where it knows the task: in the workers."""
+    return not time_limit or time_limit in ([None, None], [app.conf.task_time_limit, None])
 
 
 def _objection_to_body(body: object) -> str | None:
