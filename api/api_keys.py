@@ -24,6 +24,7 @@ from api.paging import PARAMETERS, cursor, page_of
 from domain.clock import format_time
 from domain.errors import Fault, NotFoundError
 from domain.ledger.commands import LedgerId
+from domain.text import LINE
 from infrastructure.api_keys import ApiKey, Made, Wanted
 from infrastructure.command_log import Asked, Held, reused
 from infrastructure.principals import Scope, SessionPrincipal
@@ -38,7 +39,9 @@ _encode: Final = msgspec.json.Encoder().encode
 class NewApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a key shall be good for. Without `ledgers`: every ledger of its owner's, those to come too."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=100, description="must be 1 to 100 characters")]
+    name: Annotated[
+        str, Meta(pattern=LINE, min_length=1, max_length=100, description="must be a line of 1 to 100 characters")
+    ]
     scopes: Annotated[
         tuple[Annotated[Scope, Meta(description="must be ledger:read or ledger:write")], ...],
         Meta(min_length=1, max_length=2, description="must be one or both of ledger:read and ledger:write"),

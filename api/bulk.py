@@ -41,13 +41,16 @@ from domain.catalog import KIND_OF
 from domain.errors import DomainError, Fault, InfrastructureError
 from domain.ledger.commands import OpenAccount, PostTransaction
 from domain.messages import Command
+from domain.text import LINE
 from infrastructure.command_log import Asked, Draft, Key, Submission
 
 LINES: Final = b"application/x-ndjson"
 MOST_COMMANDS: Final = 10_000
 
 ItemKey = Annotated[str, Meta(min_length=1, max_length=255, description="must be 1 to 255 characters")]
-Label = Annotated[str, Meta(min_length=1, max_length=255, description="must be 1 to 255 characters")]
+Label = Annotated[
+    str, Meta(pattern=LINE, min_length=1, max_length=255, description="must be a line of 1 to 255 characters")
+]
 
 
 class OpenAccountItem(OpenAccount, frozen=True, tag="open_account", tag_field="kind"):

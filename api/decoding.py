@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
@@ -30,6 +31,7 @@ from typing import (
     NoReturn,
     TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
 )
@@ -38,7 +40,8 @@ from uuid import UUID
 
 import msgspec
 
-from domain.errors import DomainError, Fault, ValidationError
+from domain.clock import is_rfc3339
+from domain.errors import DomainError, Fault, InfrastructureError, ValidationError
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -47,6 +50,7 @@ T = TypeVar("T")
 
 BODY_LIMIT: Final = 1 << 20
 BULK_LIMIT: Final = 16 << 20
+MOST_HELD: Final = 256 << 20
 MAX_NESTING: Final = 32
 MAX_FAULTS: Final = 100
 
@@ -106,21 +110,21 @@ async def read_body(
 ) -> bytes:
     """The raw body, at most `limit` bytes, whether its length was announced or not.
 
-    Raises DomainError: 413 `payload_too_large`, 415 `unsupported_media_type`.
+    Raises DomainError: 413 `payload_too_large`, 415 `unsupported_media_type`; InfrastructureError (503) while too much
+    is being received altogether.
     """
     headers = request.scope["state"]["edge"].headers
     announced = headers.get(b"content-length", b"0")
     if announced.isdigit() and int(announced) > limit:
         _too_large(limit)
     raw = await _receive(request, limit)
-    if raw:
-        if media_type_of(headers) not in media_types or not _is_utf8(headers):
-            raise DomainError(
-                "unsupported_media_type",
-                f"Send the body as {' or '.join(sorted(map(bytes.decode, media_types)))}, in UTF-8.",
-            )
-        if b"content-encoding" in headers:
-            raise DomainError("unsupported_media_type", "Send the body without Content-Encoding.")
+    if raw and (media_type_of(headers) not in media_types or not _is_utf8(headers)):
+        raise DomainError(
+            "unsupported_media_type",
+            f"Send the body as {' or '.join(sorted(map(bytes.decode, media_types)))}, in UTF-8.",
+        )
+    if b"content-encoding" in headers:
+        raise DomainError("unsupported_media_type", "Send the body without Content-Encoding.")
     return raw
 
 
@@ -138,20 +142,32 @@ def _is_utf8(headers: dict[bytes, bytes]) -> bool:
     return True
 
 
+class _Intake:
+    """Bytes of bodies that this process is receiving, so that many large and slow ones do not fill its memory."""
+
+    held = 0
+
+
 async def _receive(request: Request[Any, Any, Any], limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    while True:
-        message = await request.receive()
-        if message["type"] != "http.request":
-            raise malformed("The connection ended before the body did.")
-        chunk = message["body"]
-        size += len(chunk)
-        if size > limit:
-            _too_large(limit)
-        chunks.append(chunk)
-        if not message["more_body"]:
-            return b"".join(chunks)
+    try:
+        while True:
+            message = await request.receive()
+            if message["type"] != "http.request":
+                raise malformed("The connection ended before the body did.")
+            chunk = message["body"]
+            size += len(chunk)
+            _Intake.held += len(chunk)
+            if size > limit:
+                _too_large(limit)
+            if _Intake.held > MOST_HELD:
+                raise InfrastructureError("Too many large requests are being received.")
+            chunks.append(chunk)
+            if not message["more_body"]:
+                return b"".join(chunks)
+    finally:
+        _Intake.held -= size
 
 
 def _too_large(limit: int) -> NoReturn:
@@ -209,6 +225,10 @@ def parse_lines(raw: bytes, most: int) -> list[Document]:
 
 def try_decode(document: Document, kind: type[T]) -> Attempt[T]:
     """Converts a document. Raises ValidationError (400) for unknown members; other faults wait in the Attempt."""
+    misread = [
+        Fault(f"#{place}", _WORDS[datetime]) for place in _misread(document.content, _times_in(cast(Hashable, kind)))
+    ]
+    faults = (*document.unstorable, *misread)
     try:
         value = msgspec.convert(document.content, kind)
     except (msgspec.ValidationError, OverflowError):
@@ -218,8 +238,9 @@ def try_decode(document: Document, kind: type[T]) -> Attempt[T]:
             raise malformed(
                 f"{found.unknown[0].pointer} is not a known member.", tuple(found.unknown[:MAX_FAULTS])
             ) from None
-        return Attempt(None, document.unstorable + tuple(found.faults))
-    return Attempt(value, document.unstorable)
+        known = {fault.pointer for fault in faults}
+        return Attempt(None, (*faults, *(fault for fault in found.faults if fault.pointer not in known)))
+    return Attempt(value, faults)
 
 
 def decode(document: Document, kind: type[T]) -> T:
@@ -310,6 +331,48 @@ def _below(pointer: str, name: str) -> str:
     """One step down a JSON pointer. What was a lone surrogate could not be sent, so it is shown as `?`."""
     step = name.replace("~", "~0").replace("/", "~1")
     return f"{pointer}/{step[:100].encode('utf-8', 'replace').decode()}"
+
+
+# -- times ------------------------------------------------------------------------------------------------------------
+
+# Where a type has times: here, in members, in elements, or nowhere.
+_Times = bool | dict[str, Any] | list[Any]
+
+
+@lru_cache(maxsize=256)
+def _times_in(kind: Hashable) -> _Times:
+    base, _ = _bare(kind)
+    if get_origin(base) in (Union, UnionType):
+        members: dict[str, Any] = {}
+        for option in get_args(base):
+            times = _times_in(option)
+            if isinstance(times, dict):
+                members |= times
+            elif times:
+                return times
+        return members
+    if _is_struct(base):
+        fields = {field.encode_name: _times_in(field.type) for field in msgspec.structs.fields(base)}
+        return {name: times for name, times in fields.items() if times}
+    if get_origin(base) in (tuple, list):
+        times = _times_in(get_args(base)[0])
+        return [times] if times else False
+    return base is datetime
+
+
+def _misread(content: Any, times: _Times) -> Sequence[str]:
+    """Pointers to times that msgspec takes and RFC 3339 does not have: a space for the `T`, an offset without colon."""
+    if times is True:
+        return () if not isinstance(content, str) or is_rfc3339(content) else ("",)
+    if isinstance(times, dict) and isinstance(content, dict):
+        given = [name for name in times if name in content]
+        if not given:
+            return ()
+        return [_below("", name) + below for name in given for below in _misread(content[name], times[name])]
+    if isinstance(times, list) and isinstance(content, list):
+        within = times[0]
+        return [f"/{index}{below}" for index, item in enumerate(content) for below in _misread(item, within)]
+    return ()
 
 
 # -- naming every fault -----------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from api.queries import (
     read_cursor,
     view_answer,
 )
-from domain.clock import in_utc
+from domain.clock import in_utc, is_rfc3339
 from domain.errors import Fault, NotFoundError
 from domain.ledger.commands import AccountName, CurrencyCode
 from infrastructure.grants import grant_key
@@ -185,6 +185,12 @@ def _text(most: int) -> Callable[[str], str]:
 
 _STATUSES: Final = ("posted", "pending", "captured", "voided", "expired")
 _DATETIME: Final = _typed(Annotated[datetime, msgspec.Meta(tz=True)], "must be an RFC 3339 time with its offset")
+
+
+def _moment(text: str) -> datetime:
+    return in_utc(_DATETIME(text if is_rfc3339(text) else ""))
+
+
 _VERSION: Final = _whole(0, NEWEST, "must be a whole number, not negative")
 
 PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
@@ -196,8 +202,8 @@ PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "currency": _typed(CurrencyCode, "must be 3 to 16 of A-Z and 0-9, and start with a letter"),
     "account": _typed(AccountName, "must be 1 to 8 segments of [a-z0-9_.-]{1,64} joined by ':'"),
     "status": _typed(Literal[_STATUSES], f"must be one of {', '.join(_STATUSES)}"),
-    "from": lambda text: in_utc(_DATETIME(text)),
-    "to": lambda text: in_utc(_DATETIME(text)),
+    "from": _moment,
+    "to": _moment,
 }
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Final
 
 EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 """No moment is before. The very first of Python's stands for Postgres's `-infinity`."""
+
+
+_RFC3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def is_rfc3339(text: str) -> bool:
+    """Whether `text` is written as RFC 3339 has its times. Whether there is such a time is another question."""
+    return _RFC3339.fullmatch(text) is not None
 
 
 def in_utc(moment: datetime) -> datetime:

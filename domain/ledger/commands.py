@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from domain.messages import Command
+from domain.text import LINE
 
 _SEGMENT = r"(?!\.{1,2}(?::|\Z))[a-z0-9_.-]{1,64}"
 
@@ -57,7 +58,9 @@ MaxBalance = Annotated[
     ),
 ]
 MAX_METADATA = 50
-_MetadataKey = Annotated[str, Meta(min_length=1, max_length=40)]
+_MetadataKey = Annotated[
+    str, Meta(pattern=LINE, min_length=1, max_length=40, description="must be named by a line of 1 to 40 characters")
+]
 _MetadataValue = Annotated[str, Meta(max_length=500)]
 Metadata = Annotated[
     dict[_MetadataKey, _MetadataValue],
@@ -80,7 +83,9 @@ class CreateLedger(Command, frozen=True):
     """Open a new set of books, owned by the one who asks."""
 
     id: LedgerId
-    name: Annotated[str, Meta(min_length=1, max_length=200, description="must be 1 to 200 characters")]
+    name: Annotated[
+        str, Meta(pattern=LINE, min_length=1, max_length=200, description="must be a line of 1 to 200 characters")
+    ]
     metadata: Metadata | None = None
 
 
@@ -140,9 +145,12 @@ class PostTransaction(Command, frozen=True):
         tuple[Posting, ...],
         Meta(min_length=1, max_length=MAX_POSTINGS, description="must be 1 to 1000 postings"),
     ]
-    reference: Annotated[str, Meta(min_length=1, max_length=255, description="must be 1 to 255 characters")] | None = (
-        None
-    )
+    reference: (
+        Annotated[
+            str, Meta(pattern=LINE, min_length=1, max_length=255, description="must be a line of 1 to 255 characters")
+        ]
+        | None
+    ) = None
     description: Annotated[str, Meta(max_length=1000, description="must be at most 1000 characters")] | None = None
     effective_at: Annotated[datetime, Meta(tz=True, description="must be an RFC 3339 time with its offset")] | None = (
         None

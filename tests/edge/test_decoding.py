@@ -66,7 +66,7 @@ def test_malformed(raw: bytes) -> None:
         (post(postings=[]), {"#/postings": "must be 1 to 1000 postings"}),
         (post(postings={}), {"#/postings": "must be 1 to 1000 postings"}),
         (post(postings=[None]), {"#/postings/0": "must be an object"}),
-        (post(reference=5), {"#/reference": "must be 1 to 255 characters"}),
+        (post(reference=5), {"#/reference": "must be a line of 1 to 255 characters"}),
         (
             post(metadata={"a/b~c": 1}),
             {"#/metadata/a~1b~0c": "must be at most 50 keys of 40, with values of at most 500 characters"},
