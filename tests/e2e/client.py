@@ -23,7 +23,6 @@ from tests.stack import Stack
 Json = dict[str, Any]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-TOPIC: Final = "daybook.ledger.events"
 PATIENCE_S: Final = 30
 FINAL: Final = ("succeeded", "rejected", "failed", "cancelled")
 
@@ -183,7 +182,12 @@ def log_lines(stack: Stack, process: str, **members: object) -> list[Json]:
 
 
 def events_in_kafka(stack: Stack, ledger: str, wanted: int) -> list[Message]:
-    """The messages of a ledger in their partition's order, until there are as many different ones as `wanted`.
+    """The messages of a ledger, as `events_of` gives them."""
+    return events_of(stack, f"ledger:{ledger}", wanted)
+
+
+def events_of(stack: Stack, actor: str, wanted: int) -> list[Message]:
+    """The messages of an actor in their partition's order, until there are as many different ones as `wanted`.
 
     A broker that is just being started again, and topics that are not there yet, are waited for.
     """
@@ -198,7 +202,7 @@ def events_in_kafka(stack: Stack, ledger: str, wanted: int) -> list[Message]:
     while True:
         consumer = Consumer(configuration)
         try:
-            return _consume(consumer, f"ledger:{ledger}".encode(), wanted, deadline)
+            return _consume(consumer, actor, wanted, deadline)
         except KafkaException as error:
             assert time.monotonic() < deadline, f"Kafka can't be read: {error}"
             time.sleep(0.1)
@@ -206,18 +210,19 @@ def events_in_kafka(stack: Stack, ledger: str, wanted: int) -> list[Message]:
             consumer.close()
 
 
-def _consume(consumer: Consumer, key: bytes, wanted: int, deadline: float) -> list[Message]:
-    topic = consumer.list_topics(TOPIC, timeout=5).topics[TOPIC]
+def _consume(consumer: Consumer, actor: str, wanted: int, deadline: float) -> list[Message]:
+    name = f"daybook.{actor.partition(':')[0]}.events"
+    topic = consumer.list_topics(name, timeout=5).topics[name]
     if topic.error is not None or not topic.partitions:
         raise KafkaException(topic.error or KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
-    consumer.assign([TopicPartition(TOPIC, partition, 0) for partition in topic.partitions])
+    consumer.assign([TopicPartition(name, partition, 0) for partition in topic.partitions])
     found: list[Message] = []
     while len({message.value() for message in found}) < wanted:
         assert time.monotonic() < deadline, f"{len(found)} of {wanted} events in Kafka"
         for message in consumer.consume(1_000, timeout=0.5):
             if (error := message.error()) is not None:
                 raise KafkaException(error)
-            if message.key() == key:
+            if message.key() == actor.encode():
                 found.append(message)
     return found
 

@@ -11,6 +11,9 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
+from domain.catalog import HANDLERS
+from domain.identity.commands import ChangePassword, UpdateUser
+from domain.messages import Command, Event, Recorded
 from infrastructure.settings import Settings
 from tests.journals import on_a_loop
 from tests.service import Json, Service, User, running_service
@@ -562,3 +565,50 @@ async def test_jobs_of_users_show_to_submitters_and_operators(shared_settings: S
         kinds = [item["kind"] for item in (await again.get("/v1/jobs")).json()["items"]]
         assert kinds == ["change_password"]
         assert (await again.get("/v1/jobs?kind=change_password")).status_code == 200
+
+
+# -- commands that break their turns ----------------------------------------------------------------------------------
+
+
+def breaks(spoilt: UUID, handler: Any) -> Any:
+    def handle(command: Command, user: Any, recorded: Recorded) -> list[Event]:
+        if recorded.id == spoilt:
+            raise RuntimeError("spoilt")
+        events: list[Event] = handler(command, user, recorded)
+        return events
+
+    return handle
+
+
+@on_a_loop
+async def test_a_command_that_breaks_its_turn_hurts_only_itself(settings: Settings, monkeypatch: Patch) -> None:
+    async with running_service(settings, monkeypatch) as service:
+        admin = await service.user("admin")
+        made = await register(admin)
+        service.bell.working = False
+        path = f"/v1/users/{made['id']}"
+        sent = [
+            await ask(admin, "POST", f"{path}/password", {"password": OTHER}, prefer=""),
+            await ask(admin, "PATCH", path, {"roles": ["operator"]}, prefer=""),
+            await ask(admin, "PATCH", path, {"roles": ["admin"]}, prefer=""),
+            await ask(admin, "POST", f"{path}/password", {"password": f"{OTHER} still"}, prefer=""),
+        ]
+        assert [answer.status_code for answer in sent] == [202] * 4
+        # the last one's password counts as long as it waits
+        user = await entered(service, made, f"{OTHER} still")
+        assert await status_of(user) == 200
+        for number in (1, 3):
+            spoilt, kind = UUID(sent[number].json()["id"]), (UpdateUser, ChangePassword)[number // 2]
+            monkeypatch.setitem(HANDLERS, kind, breaks(spoilt, HANDLERS[kind]))  # type: ignore[misc]
+        assert service.bell.turns is not None
+        await service.bell.turns.work(f"user:{made['id']}")
+        jobs = [(await admin.get(f"/v1/jobs/{answer.json()['id']}")).json() for answer in sent]
+        assert [job["status"] for job in jobs] == ["succeeded", "failed", "succeeded", "failed"]
+        # a dead letter brings nothing, and what began with it is over
+        assert await service.pool.fetchval("SELECT count(*) FROM pending_credentials") == 0
+        assert await status_of(user) == 401
+        assert (await log_in(service, made["username"], f"{OTHER} still")).status_code == 401
+        user = await entered(service, made, OTHER)
+        assert (await user.get("/auth/me")).json()["roles"] == ["admin"]
+        kinds = [event["type"] for event in await journal(service, made["id"])]
+        assert kinds == ["UserRegistered", "PasswordChanged", "UserUpdated"]
