@@ -57,7 +57,7 @@ class Services:
         await self.key_watch.open()
         self.sessions = Sessions(self.pool, self.cache)
         self.api_keys = ApiKeys(self.pool, self.cache)
-        self.grants = Grants(self.pool, self.redis, self.cache)
+        self.grants = Grants(self.pool, self.cache)
         self.recorder = await self._recording.open()
         self.queries = Queries(self.pool, self.cache, self.settings.cache_ttl_s).bus()
 

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from cli.audit_grants import Register, compare_grants
 from cli.chain import LINES, Chain, Json, Wrong, compare_head, pages
 from cli.findings import Counts, Findings
 from infrastructure.postgres import Db
@@ -158,12 +159,16 @@ class Books:
         self.ledger = ledger
         self.findings = findings
         self.shelf = Shelf()
+        self.register = Register()
         self.profile: Json | None = None
         self.currencies: dict[str, int] = {}
         self.chain = Chain(f"ledger:{ledger}", ledger, findings)
         self.transactions: dict[int, tuple[Json, list[Json]]] = {}
         self._kinds: Mapping[str, Callable[[int, Json, Json], list[Account]]] = {
             "LedgerCreated": self._ledger_created,
+            "MetadataChanged": self._metadata_changed,
+            "AccessGranted": self._access_granted,
+            "AccessRevoked": self._access_revoked,
             "CurrencyRegistered": self._currency_registered,
             "AccountOpened": self._account_opened,
             "TransactionPosted": self._transaction_posted,
@@ -203,6 +208,21 @@ class Books:
             "version": seq,
             "created_at": datetime.fromisoformat(event["recorded_at"]),
         }
+        self.register.give(data["owner"], "owner", event["recorded_at"], seq)
+        return []
+
+    def _metadata_changed(self, seq: int, data: Json, event: Json) -> list[Account]:
+        if self.profile is None:
+            raise Wrong("changes a ledger that was not created")
+        self.profile |= {"metadata": data["metadata"], "version": seq}
+        return []
+
+    def _access_granted(self, seq: int, data: Json, event: Json) -> list[Account]:
+        self.register.give(data["user"], data["role"], event["recorded_at"], seq)
+        return []
+
+    def _access_revoked(self, seq: int, data: Json, event: Json) -> list[Account]:
+        self.register.take(data["user"])
         return []
 
     def _currency_registered(self, seq: int, data: Json, event: Json) -> list[Account]:
@@ -286,7 +306,7 @@ async def list_ledgers(db: Db, ledger: str | None) -> list[tuple[str, int]]:
 async def audit(db: Db, ledger: str, findings: Findings, counts: Counts, advance: Callable[[int], None]) -> None:
     """Compares all that is kept of one ledger with its journal. `db` must be in a REPEATABLE READ transaction."""
     books = Books(ledger, findings)
-    with closing(books.shelf):
+    with closing(books.shelf), closing(books.register):
         counts.ledgers += 1
         async for rows in pages(db, books.chain.actor):
             before = books.chain.seq
@@ -299,6 +319,7 @@ async def audit(db: Db, ledger: str, findings: Findings, counts: Counts, advance
         await _compare_transactions(db, books, books.chain.seq, _NEWEST, counts)
         await compare_head(db, books.chain)
         await _compare_ledger(db, books)
+        await compare_grants(db, ledger, books.register, findings, counts, created=books.profile is not None)
         await _compare_accounts(db, books, counts)
 
 

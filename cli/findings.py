@@ -41,6 +41,7 @@ class Counts:
     transactions: int = 0
     postings: int = 0
     users: int = 0
+    grants: int = 0
 
 
 def _brief(value: object) -> str:

@@ -15,8 +15,7 @@ from uuid import UUID
 import asyncpg
 from asyncpg import Record
 
-from infrastructure.cache import Cache, value_of, view_key
-from infrastructure.redis import SharedRedis
+from infrastructure.cache import Cache, for_this_run, of_this_run, value_in, view_key
 
 CACHED_S: Final = 60
 
@@ -35,19 +34,16 @@ def grant_key(ledger: str, user_id: UUID, is_admin: bool) -> str:
 
 
 def role_in(slot: bytes | None, server: bytes) -> str | None:
-    """The role in a slot `V:{role}@{server}` that was filled since this run of Redis began; None for any other."""
-    if value_of(slot) is None or slot is None:
-        return None
-    role, _, stored_in = slot[2:].partition(b"@")
-    return role.decode() if stored_in == server else None
+    """The role in a slot that was filled since this run of Redis began (see `of_this_run`); None for any other."""
+    found = of_this_run(slot, server)
+    return None if found is None else value_in(found).decode()
 
 
 class Grants:
     """The roles of users in ledgers."""
 
-    def __init__(self, pool: asyncpg.Pool[Record], redis: SharedRedis, cache: Cache) -> None:
+    def __init__(self, pool: asyncpg.Pool[Record], cache: Cache) -> None:
         self._pool = pool
-        self._redis = redis
         self._cache = cache
 
     async def find(self, ledger: str, user_id: UUID, is_admin: bool) -> str | None:
@@ -55,12 +51,12 @@ class Grants:
         arguments = (ledger,) if is_admin else (ledger, user_id)
 
         async def read() -> bytes | None:
-            server = self._redis.server
+            server = self._cache.server
             role = await self._pool.fetchval(IS_RESERVED if is_admin else FIND_ROLE, *arguments)
-            return None if role is None else b"V:%b@%b" % (role.encode(), server)
+            return None if role is None else for_this_run(role.encode(), server)
 
         slot = await self._cache.fill(grant_key(ledger, user_id, is_admin), read, CACHED_S)
-        return None if slot is None else slot[2:].partition(b"@")[0].decode()
+        return None if slot is None else value_in(slot).decode()
 
     async def among(self, user_id: UUID, ledgers: Collection[str]) -> frozenset[str]:
         """Those of `ledgers` in which anything was granted to the user."""

@@ -421,7 +421,7 @@ async def test_a_stranger_sees_what_does_not_exist(settings: Settings, monkeypat
         # the role is in Redis now, for a minute at most
         key = f"view:acme:grant:{stranger.id}"
         slot = await door.service.services.redis.call("GET", key)
-        assert slot == b"V:reader@" + door.service.services.redis.server
+        assert slot == b"V:%b@reader" % door.service.services.redis.server
         assert 0 < await door.service.services.redis.call("PTTL", key) <= 60_000
         assert code(await stranger.post("/v1/ledgers/acme/accounts", opening)) == (403, "forbidden")
         assert (await owner.post("/v1/ledgers/acme/accounts", opening)).status_code == 202

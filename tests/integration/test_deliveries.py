@@ -275,9 +275,9 @@ async def test_copies_of_a_grant_go_when_it_has_changed(
     async with stage(settings) as on:
         await on.write(actor, 1, lambda _: event)
         slots = {
-            f"view:{ledger}:grant:{SOMEBODY}": (b"V:owner@0123456789abcdef", False),
-            f"view:{ledger}:grant:admin": (b"V:owner@0123456789abcdef", True),
-            f"view:other:grant:{SOMEBODY}": (b"V:owner@0123456789abcdef", True),
+            f"view:{ledger}:grant:{SOMEBODY}": (b"V:0123456789abcdef@owner", False),
+            f"view:{ledger}:grant:admin": (b"V:0123456789abcdef@owner", True),
+            f"view:other:grant:{SOMEBODY}": (b"V:0123456789abcdef@owner", True),
         }
         for key, (slot, _) in slots.items():
             await on.redis.set(key, slot)

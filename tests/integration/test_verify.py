@@ -6,17 +6,21 @@ import asyncio
 import json
 import secrets
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 
 import asyncpg
 import pytest
 
+from cli.audit_grants import Register
+from cli.chain import Wrong
 from cli.verify import verify
 from infrastructure import settings as configuration
 from infrastructure.embedded import Addresses
 from infrastructure.settings import Settings
 from tests.conftest import database_url, run_sql
+from tests.integration.test_grants import change, give, take
 from tests.service import User, open_books, posting, running_service
 
 Patch = pytest.MonkeyPatch
@@ -36,6 +40,16 @@ async def fill(user: User) -> str:
     return ledger
 
 
+async def let_in(owner: User, ledger: str, *guests: User) -> None:
+    """Seqs 10 to 15: two guests, one of whom is promoted, and one who is put out; and metadata, changed twice."""
+    reader, gone = guests
+    for user, role in ((reader, "writer"), (gone, "owner"), (reader, "reader")):
+        assert (await give(owner, ledger, user, role)).status_code == 200
+    assert (await take(owner, ledger, gone)).status_code == 204
+    for metadata in ({"a": "1", "b": "2"}, {"b": None, "c": "3"}):
+        assert (await change(owner, ledger, metadata)).status_code == 200
+
+
 @pytest.fixture(scope="module")
 def books(servers: Addresses, template: str) -> Iterator[tuple[Settings, str]]:
     """A database with two filled ledgers, to be cloned; and the id of the second."""
@@ -43,7 +57,10 @@ def books(servers: Addresses, template: str) -> Iterator[tuple[Settings, str]]:
     async def make() -> str:
         async with running_service(chosen, monkeypatch) as service:
             await fill(await service.user())
-            return await fill(await service.user())
+            owner = await service.user()
+            ledger = await fill(owner)
+            await let_in(owner, ledger, await service.user(), await service.user())
+            return ledger
 
     name = f"books_{secrets.token_hex(6)}"
     run_sql(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
@@ -99,7 +116,8 @@ def test_true_books_agree(ledger: str, capsys: pytest.CaptureFixture[str]) -> No
     assert run(capsys, ledger) == (0, {})
     verify()
     told = capsys.readouterr().out
-    assert "2 ledgers, 18 events, 6 accounts, 8 transactions, 20 postings" in told
+    assert "2 ledgers, 24 events, 6 accounts, 8 transactions, 20 postings" in told
+    assert "3 grants" in told
     assert "Everything agrees" in told
     with pytest.raises(SystemExit) as ended:
         verify(ledger="no-such")
@@ -153,6 +171,17 @@ IN_JOURNAL = "WHERE actor = 'ledger:$ledger'"
         ({"ledger"}, "UPDATE ledgers SET owner = gen_random_uuid() WHERE id = '$ledger'"),
         ({"ledger"}, "UPDATE ledgers SET version = 2 WHERE id = '$ledger'"),
         ({"ledger"}, "DELETE FROM ledgers WHERE id = '$ledger'"),
+        ({"ledger"}, "UPDATE ledgers SET metadata = '{}' WHERE id = '$ledger'"),
+        ({"grant"}, f"UPDATE grants SET role = 'owner' {OWN} AND role = 'reader'"),
+        ({"grant"}, f"UPDATE grants SET role = 'writer' {OWN} AND role = 'owner'"),
+        ({"grant"}, f"UPDATE grants SET granted_at = granted_at + interval '1 us' {OWN} AND role = 'reader'"),
+        ({"grant"}, f"UPDATE grants SET granted_at = now() {OWN} AND role = 'owner'"),
+        ({"grant"}, f"UPDATE grants SET seq = 1 {OWN} AND role = 'reader'"),
+        ({"grant"}, f"DELETE FROM grants {OWN} AND role = 'reader'"),
+        ({"grant"}, f"DELETE FROM grants {OWN} AND role = 'owner'"),
+        ({"grant"}, "INSERT INTO grants SELECT '$ledger', id, 'reader' FROM users WHERE id NOT IN"
+                    f" (SELECT user_id FROM grants {OWN}) LIMIT 1"),
+        ({"grant"}, f"UPDATE grants SET user_id = gen_random_uuid() {OWN} AND role = 'reader'"),
         ({"currency"}, f"UPDATE currencies SET scale = 3 {OWN} AND code = 'USD'"),
         ({"currency"}, f"DELETE FROM currencies {OWN} AND code = 'PTS'"),
         ({"currency"}, "INSERT INTO currencies VALUES ('$ledger', 'XXX', 2)"),
@@ -161,7 +190,7 @@ IN_JOURNAL = "WHERE actor = 'ledger:$ledger'"
         ({"actor"}, f"UPDATE actors SET epoch = 0 {IN_JOURNAL}"),
         ({"actor"}, f"DELETE FROM actors {IN_JOURNAL}"),
         ({"seq", "hash", "account", "event balance", "transaction"}, f"DELETE FROM journal {IN_JOURNAL} AND seq = 7"),
-        ({"actor", "account", "transaction"}, f"DELETE FROM journal {IN_JOURNAL} AND seq = 9"),
+        ({"actor", "account", "transaction", "grant"}, f"DELETE FROM journal {IN_JOURNAL} AND seq >= 9"),
         ({"hash"}, f"UPDATE journal SET hash = sha256(hash) {IN_JOURNAL} AND seq = 7"),
         ({"event"}, f"UPDATE journal SET epoch = 2 {IN_JOURNAL} AND seq = 9"),
         ({"hash", "event"}, f"UPDATE journal SET event = 'nonsense' {IN_JOURNAL} AND seq = 9"),
@@ -208,6 +237,10 @@ def rewrite(ledger: str, first: int, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("kinds", "seq", "old", "new"),
     [
+        ({"event"}, 10, '"role":"writer"', '"role":"emperor"'),
+        ({"grant"}, 12, '"role":"reader"', '"role":"writer"'),
+        ({"grant"}, 12, '"type":"AccessGranted"', '"type":"AccessRevoked","was":"AccessGranted"'),
+        ({"ledger"}, 15, '"c":"3"', '"c":"4"'),
         ({"event balance", "posting", "account"}, 6, '"amount":"1.50"', '"amount":"1.60"'),
         ({"event balance"}, 6, '"available":"1.50"', '"available":"1.60"'),
         ({"event balance"}, 6, '"balances":[', '"balances":[],"was":['),
@@ -231,6 +264,20 @@ def test_a_forged_journal_that_is_chained_afresh_is_found_too(
     assert status == 1
     assert kinds <= found.keys(), found
     assert "hash" not in found and "seq" not in found and "actor" not in found
+
+
+def test_a_journal_that_leaves_nobody_who_owns_the_ledger_is_wrong() -> None:
+    ada, eve = "01890000-0000-7000-8000-00000000ada0", "01890000-0000-7000-8000-00000000e4e0"
+    with closing(Register()) as register:
+        register.give(ada, "owner", "2026-11-22T12:00:00.000000Z", 1)
+        register.give(eve, "writer", "2026-11-22T12:00:00.000000Z", 2)
+        for break_it in (lambda: register.give(ada, "reader", "", 3), lambda: register.take(ada)):
+            with pytest.raises(Wrong, match="leaves nobody"):
+                break_it()
+            register.give(ada, "owner", "2026-11-22T12:00:00.000000Z", 4)
+        register.take(eve)
+        with pytest.raises(Wrong, match="not granted"):
+            register.take(eve)
 
 
 def test_only_the_first_of_many_are_written_out(ledger: str, capsys: pytest.CaptureFixture[str]) -> None:
