@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from redis.asyncio import Redis
 
 from infrastructure.deletions import Deletions
@@ -45,7 +46,7 @@ for what in string.gmatch(ARGV[2], '[^\\n]+') do redis.call('SET', ARGV[1] .. wh
 """
 
 # Values and leases go as well as the turn's own tombstone: where that was lost (FLUSHALL, eviction, a Redis that was
-# not there in time), they may be older than the commit.
+# not there in time), they may be older than the commit. Then the turn's seqs join those before them, if they follow.
 OPEN: Final = """
 local function open(key)
     local slot = redis.call('GET', key)
@@ -53,6 +54,10 @@ local function open(key)
 end
 open(KEYS[1])
 for what in string.gmatch(ARGV[2], '[^\\n]+') do open(ARGV[1] .. what) end
+if ARGV[5] == ARGV[6] then return end
+local epoch, from, to = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+):(%d+):(%d+)$')
+if epoch ~= ARGV[4] or to ~= ARGV[5] then from = ARGV[5] end
+redis.call('SET', KEYS[2], ARGV[4] .. ':' .. from .. ':' .. ARGV[6], 'PX', ARGV[7])
 """
 
 # KEYS: slots. ARGV: epoch, then for each slot the seq of the last event that changed it. Removes values read before
@@ -69,6 +74,22 @@ for i, key in ipairs(KEYS) do
 end
 """
 _HEALED_AT_ONCE: Final = 500
+
+OPENED_MS: Final = 600_000
+
+
+class Span(msgspec.Struct, frozen=True):
+    """The events behind seq `before` up to `upto`, of one epoch of a ledger."""
+
+    epoch: int
+    before: int
+    upto: int
+
+    def covers(self, epoch: int, seq: int) -> bool:
+        return epoch == self.epoch and self.before < seq <= self.upto
+
+
+NOTHING: Final = Span(0, 0, 0)
 
 
 def view_key(ledger: str, what: str) -> str:
@@ -88,19 +109,36 @@ def list_key(ledger: str, seq: str, tail: str) -> str:
 
 async def begin_write(redis: Redis, ledger: str, views: Sequence[str], turn: str) -> None:
     """Bars `views` and the ledger's seq from being served or filled. Call it before the commit that changes them."""
-    await redis.eval(BAR, 1, *_slots(ledger, views, turn), TOMBSTONE_MS)
+    await redis.eval(BAR, 1, seq_key(ledger), *_slots(ledger, views, turn), TOMBSTONE_MS)
 
 
-def end_write(pipe: Any, ledger: str, views: Sequence[str], turn: str) -> None:
+def end_write(pipe: Any, ledger: str, views: Sequence[str], turn: str, span: Span = NOTHING) -> None:
     """Adds to a pipeline what opens them again, to be filled from what is committed. Call it after the commit.
 
     Of the tombstones only the turn's own go: the next turn may have put its own meanwhile, and not have committed yet.
+    `span` is the turn's events, which need no healing from then on: see `opened`.
     """
-    pipe.eval(OPEN, 1, *_slots(ledger, views, turn))
+    keys = (seq_key(ledger), _opened_key(ledger))
+    pipe.eval(
+        OPEN, 2, *keys, *_slots(ledger, views, turn), str(span.epoch), str(span.before), str(span.upto), OPENED_MS
+    )
 
 
-def _slots(ledger: str, views: Sequence[str], turn: str) -> tuple[str, str, str, bytes]:
-    return seq_key(ledger), view_key(ledger, ""), "\n".join(views), TOMBSTONE + turn.encode()
+def _slots(ledger: str, views: Sequence[str], turn: str) -> tuple[str, str, bytes]:
+    return view_key(ledger, ""), "\n".join(views), TOMBSTONE + turn.encode()
+
+
+def _opened_key(ledger: str) -> str:
+    return f"opened:{ledger}"
+
+
+async def opened(redis: Redis, ledger: str) -> Span:
+    """Events whose turns have opened their views again, without a gap: nothing older than they are is cached.
+
+    Raises RedisError.
+    """
+    kept: Any = await redis.get(_opened_key(ledger))
+    return Span(*map(int, kept.split(b":"))) if kept else NOTHING
 
 
 async def heal(redis: Redis, ledger: str, epoch: int, changed: Mapping[str, int], seq: int) -> None:

@@ -18,6 +18,7 @@ import msgspec
 from domain.catalog import KIND_OF
 from domain.ledger.handlers import weight
 from domain.messages import Command
+from infrastructure.cache import Span
 from infrastructure.settings import Settings
 from tests.books import create, open_account
 from tests.worker_process import open_turns
@@ -54,7 +55,7 @@ class FakeNotices:
         self.told.append(("begin", actor, tuple(sorted(views)), turn))
         await self.on_begin()
 
-    async def announce(self, actor: str, views: Sequence[str], turn: UUID) -> None:
+    async def announce(self, actor: str, views: Sequence[str], turn: UUID, span: Span) -> None:
         self.told.append(("announce", actor, tuple(sorted(views)), turn))
         await self.on_announce()
 

@@ -18,6 +18,7 @@ from uuid import UUID
 from domain.catalog import HANDLERS
 from domain.ledger.commands import PostTransaction
 from domain.messages import Event
+from infrastructure.cache import Span
 from infrastructure.postgres import open_pool
 from infrastructure.settings import Settings, parse
 from workers.turn import Turns
@@ -38,7 +39,7 @@ class Silent:
 
     async def begin(self, actor: str, views: Sequence[str], turn: UUID) -> None: ...
 
-    async def announce(self, actor: str, views: Sequence[str], turn: UUID) -> None: ...
+    async def announce(self, actor: str, views: Sequence[str], turn: UUID, span: Span) -> None: ...
 
 
 _decide = HANDLERS[PostTransaction]

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from infrastructure import cache
+from infrastructure.cache import Span
 from infrastructure.metrics import meter
 from infrastructure.redis import TURNS_CHANNEL
 
@@ -43,15 +44,16 @@ class Notices:
         except (RedisError, OSError) as error:
             log.warning("views_not_barred", actor=actor, error=str(error))
 
-    async def announce(self, actor: str, views: Sequence[str], turn: UUID) -> None:
+    async def announce(self, actor: str, views: Sequence[str], turn: UUID, span: Span) -> None:
         """Frees the views, in their new state, and wakes whoever waits for a command of `actor`. After the commit.
 
-        The views of a user are the copies of its sessions, by their keys; those are dropped.
+        `span` is the turn's events. The views of a user are the copies of its sessions, by their keys; those are
+        dropped.
         """
         try:
             async with self.redis.pipeline(transaction=False) as pipe:
                 if _is_ledger(actor):
-                    cache.end_write(pipe, _ledger(actor), views, str(turn))
+                    cache.end_write(pipe, _ledger(actor), views, str(turn), span)
                 elif views:
                     pipe.delete(*views)
                 pipe.publish(TURNS_CHANNEL, actor)

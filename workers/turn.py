@@ -31,6 +31,7 @@ from domain.catalog import APPLIERS, HANDLERS, KINDS
 from domain.decision import Decision, Head, Link, Rulebook, decide
 from domain.messages import Command, Recorded, Refusal
 from infrastructure import mailbox
+from infrastructure.cache import NOTHING, Span
 from infrastructure.mailbox import Locked, Mark
 from infrastructure.metrics import TURNS, meter
 from infrastructure.postgres import OUTSIDE, Db
@@ -94,6 +95,7 @@ class Finished:
     outcomes: Mapping[tuple[str, str], int]
     correlation_ids: Sequence[str]
     views: Sequence[str] = ()
+    span: Span = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Turns:
             return taken
         seconds = time.perf_counter() - started
         meter.turn_finished(_type_of(actor), seconds, Result.DONE.value, taken.outcomes)
-        await self.notices.announce(actor, taken.views, turn)
+        await self.notices.announce(actor, taken.views, turn, taken.span)
         for subscriber in self.subscribers:
             self.ring_delivery(subscriber, actor)
         log.info(
@@ -219,7 +221,8 @@ class Turns:
             await mailbox.narrow_mark(db, actor, max(1, fresh.width // 2), mark.suspect_position)
         else:
             await mailbox.clear_mark(db, actor)
-        return Finished(_tally(commands, decision), [recorded.correlation_id for recorded in commands], touched)
+        span = Span(locked.head.epoch, locked.head.seq, decision.head.seq)
+        return Finished(_tally(commands, decision), [recorded.correlation_id for recorded in commands], touched, span)
 
     async def _flush(self, db: Db, before: Head, state: Any, decision: Decision, now: datetime, attempts: int) -> None:
         kind = _type_of(before.actor)

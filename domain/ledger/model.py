@@ -20,6 +20,18 @@ CREATORS: Final = frozenset({"admin", "user"})
 """Whoever has one of these roles may create ledgers."""
 
 
+_ZEROS: Final = tuple(format_minor(0, scale) for scale in range(19))
+
+
+class Written(msgspec.Struct, gc=False):
+    """Sums as they were last written out as text."""
+
+    debits: int = -1
+    credits: int = -1
+    debits_text: str = ""
+    credits_text: str = ""
+
+
 class Account(msgspec.Struct):
     """An account: four sums in minor units that only grow, and the limits on what they amount to."""
 
@@ -37,6 +49,7 @@ class Account(msgspec.Struct):
     posted_credits: int = 0
     pending_debits: int = 0
     pending_credits: int = 0
+    written: Written = msgspec.field(default_factory=Written)
 
     @property
     def debit_normal(self) -> bool:
@@ -59,18 +72,25 @@ class Account(msgspec.Struct):
     def snapshot(self) -> Balance:
         """The account's figures as an event carries them."""
         money, scale = format_minor, self.scale
-        balance = money(self.balance, scale)
+        debits, credits = self.posted_debits, self.posted_credits
+        balance = money(debits - credits if self.type in DEBIT_NORMAL else credits - debits, scale)
         if self.pending_debits or self.pending_credits:
             held, reserved = money(self.pending_debits, scale), money(self.pending_credits, scale)
             available = money(self.available, scale)
         else:
-            held = reserved = money(0, scale)
+            held = reserved = _ZEROS[scale]
             available = balance
+        # a posting changes one of the two sums: the other is written already
+        written = self.written
+        if debits != written.debits:
+            written.debits, written.debits_text = debits, money(debits, scale)
+        if credits != written.credits:
+            written.credits, written.credits_text = credits, money(credits, scale)
         return Balance(
             self.name,
             self.currency,
-            money(self.posted_debits, scale),
-            money(self.posted_credits, scale),
+            written.debits_text,
+            written.credits_text,
             held,
             reserved,
             balance,

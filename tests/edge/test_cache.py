@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
+import asyncpg
 import pytest
 import redis.asyncio
+from asyncpg import Record
 
 from domain.errors import InfrastructureError
-from infrastructure.cache import Cache, begin_write, end_write, view_key
+from infrastructure.cache import NOTHING, Cache, Span, begin_write, end_write, opened, view_key
 from infrastructure.embedded import Addresses
+from infrastructure.journal import Line
 from infrastructure.redis import RedisUnavailable, SharedRedis
 from tests.journals import on_a_loop
+from workers.subscribers.redis import RedisSubscriber
 
 KEY = view_key("acme", "account:a")
 SEQ = "seq:acme"
+NO_POOL = cast("asyncpg.Pool[Record]", None)
 NOWHERE = "redis://127.0.0.1:1"
 
 
@@ -189,6 +195,47 @@ async def test_readers_and_writers_racing_see_nothing_older_than_was_acknowledge
         readers = [keep_reading(reader) for reader in (cache, cache, cache, Cache(other))]
         await asyncio.gather(keep_writing(), *readers)
         await other.close()
+
+
+@on_a_loop
+async def test_turns_that_end_one_after_another_are_one_span(servers: Addresses) -> None:
+    """What follows without a gap is remembered as opened; behind a turn that never ended it begins anew."""
+
+    async def end(epoch: int, before: int, upto: int) -> Span:
+        async with client.pipeline(transaction=False) as pipe:
+            end_write(pipe, "acme", [], "t1", Span(epoch, before, upto))
+            await pipe.execute()
+        return await opened(client, "acme")
+
+    async with open_cache(servers.redis_url) as (_, client):
+        assert await opened(client, "acme") == NOTHING
+        assert await end(1, 0, 10) == Span(1, 0, 10)
+        assert await end(1, 10, 12) == Span(1, 0, 12)
+        assert await end(1, 12, 12) == Span(1, 0, 12), "a turn of refusals has no events"
+        assert await end(1, 20, 30) == Span(1, 20, 30), "nobody has opened 13 to 20"
+        assert await end(1, 12, 20) == Span(1, 12, 20), "late, and no longer known to reach 30"
+        assert await end(2, 20, 21) == Span(2, 20, 21), "another epoch"
+        kept = await opened(client, "acme")
+        assert [kept.covers(2, seq) for seq in (20, 21, 22)] == [False, True, False]
+        assert not kept.covers(1, 21)
+        assert 0 < await client.pttl("opened:acme") <= 600_000
+
+
+@on_a_loop
+async def test_only_what_no_turn_has_opened_is_healed(servers: Addresses) -> None:
+    """A turn died between its commit and its end: the events of it alone cost the cache anything."""
+    event = b'{"data":{},"balances":[{"account":"%s"}]}'
+    async with open_cache(servers.redis_url) as (_, client):
+        for name in ("a", "b"):
+            await client.set(view_key("acme", f"account:{name}"), b"V:1.1.1\n{}")
+        async with client.pipeline(transaction=False) as pipe:
+            end_write(pipe, "acme", [], "t1", Span(1, 2, 3))
+            await pipe.execute()
+        lines = [Line(seq, 1, event % name) for seq, name in ((2, b"a"), (3, b"b"))]
+        # `b` is older than its event, which cannot be behind a turn that has ended: so it shows who looked at what
+        assert await RedisSubscriber(client, NO_POOL).publish("ledger:acme", lines) == 2
+        assert not await client.exists(view_key("acme", "account:a"))
+        assert await client.exists(view_key("acme", "account:b"))
 
 
 @on_a_loop

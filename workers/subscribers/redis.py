@@ -75,8 +75,15 @@ class RedisSubscriber:
         if kind == "user":
             await self._drop_credentials(UUID(name))
         else:
-            await cache.heal(self._redis, name, lines[-1].epoch, _changed(lines), lines[-1].seq)
+            await self._heal(name, lines)
         return len(lines)
+
+    async def _heal(self, ledger: str, lines: Sequence[Line]) -> None:
+        """Only behind turns that did not come to open their views themselves: hardly ever."""
+        opened = await cache.opened(self._redis, ledger)
+        ill = [line for line in lines if not opened.covers(line.epoch, line.seq)]
+        if ill:
+            await cache.heal(self._redis, ledger, ill[-1].epoch, _changed(ill), ill[-1].seq)
 
     async def close(self) -> None:
         """The connection is the process's own."""
