@@ -111,7 +111,9 @@ class Settings:
     kafka_username: str = _setting("", _text, "user name at Kafka, with SASL")
     kafka_password: str = _setting("", _text, "password at Kafka, with SASL", secret=True)
     kafka_ca_file: str = _setting("", _text, "certificates of the authority Kafka's is signed by, with SSL")
-    secret_key: str = _setting("", _secret, "signs access and refresh tokens; at least 32 random bytes", secret=True)
+    secret_key: str = _setting(
+        "", _secret, "signs refresh tokens and seals the keys of access tokens; at least 32 random bytes", secret=True
+    )
     former_secret_key: str = _setting(
         "", _secret, "the secret key before this one; its tokens stay good until they expire", secret=True
     )
