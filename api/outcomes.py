@@ -71,7 +71,9 @@ HEADERS: Final[Mapping[str, Header]] = {
         'That limit, `q` requests in `w` seconds: `"principal";q=5000;w=1`.',
         {"type": "string", "pattern": '^"[a-z-]+";q=[0-9]+;w=[0-9]+$'},
     ),
-    "CacheControl": Header("Cache-Control", "`no-store` with everything that needs a login.", _TEXT),
+    "CacheControl": Header(
+        "Cache-Control", "`no-store` with everything that needs a login, and with whatever came with one.", _TEXT
+    ),
     "Challenge": Header("WWW-Authenticate", "How to say who one is.", _TEXT, sure=True),
     "RetryAfter": Header("Retry-After", "Seconds to wait before the next try.", _SECONDS, sure=True),
     "AskAgain": Header("Retry-After", "Seconds until it is worth asking again, while it is unfinished.", _SECONDS),
@@ -134,7 +136,7 @@ def tells_of_a_job(operation: Operation, status: int) -> bool:
 def answer_headers(operation: Operation, status: int) -> tuple[str, ...]:
     """What success comes with, as keys of `HEADERS`."""
     chosen = {
-        "CacheControl": operation.protected or operation.path.startswith("/auth/"),
+        "CacheControl": True,
         "ETag": operation.versioned and status in (200, 304),
         "Location": operation.keyed and (status in (201, 202) or not operation.one_job),
         "Job": operation.one_job,

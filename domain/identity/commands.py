@@ -30,7 +30,12 @@ Password = Annotated[
 Role = Literal["admin", "operator", "user"]
 Roles = Annotated[
     tuple[Role, ...],
-    Meta(min_length=1, max_length=3, description="must be one to three of admin, operator and user"),
+    Meta(
+        min_length=1,
+        max_length=3,
+        description="must be one to three of admin, operator and user",
+        extra_json_schema={"uniqueItems": True},
+    ),
 ]
 
 
