@@ -23,7 +23,7 @@ from api.app import create_app
 from infrastructure import cache as cache_module
 from infrastructure import embedded
 from infrastructure import grants as grants_module
-from infrastructure.cache import Cache
+from infrastructure.cache import Cache, Span
 from infrastructure.processes import await_ready, choose_port, start, stop
 from infrastructure.redis import RedisUnavailable, open_redis
 from infrastructure.repositories import ledger as ledgers
@@ -69,10 +69,10 @@ class TellingNotices:
         await self.notices.begin(actor, views, turn)
         await pause(self.dice, 2)
 
-    async def announce(self, actor: str, views: Sequence[str], turn: UUID) -> None:
+    async def announce(self, actor: str, views: Sequence[str], turn: UUID, span: Span) -> None:
         self.on_commit(views)
         await pause(self.dice, 2)
-        await self.notices.announce(actor, views, turn)
+        await self.notices.announce(actor, views, turn, span)
 
 
 @dataclass
@@ -236,9 +236,9 @@ class Hooks:
         await self.notices.begin(actor, views, turn)
         await self.barred()
 
-    async def announce(self, actor: str, views: Sequence[str], turn: UUID) -> None:
+    async def announce(self, actor: str, views: Sequence[str], turn: UUID, span: Span) -> None:
         await self.committed()
-        await self.notices.announce(actor, views, turn)
+        await self.notices.announce(actor, views, turn, span)
 
 
 @asynccontextmanager
