@@ -53,7 +53,9 @@ class Services:
     async def open(self) -> None:
         """Opens the pools. With Postgres or Redis down it succeeds too; requests then get 503."""
         self.pool = await open_pool(self.settings, application="api", size=POOL_SIZE, least=0)
-        self.key_watch = KeyWatch(self.settings, self.tokens, self.pool)
+        # of its own, so that busy requests never hold it up, nor are taken for it
+        self._key_pool = await open_pool(self.settings, application="keys", size=1, least=0)
+        self.key_watch = KeyWatch(self.settings, self.tokens, self._key_pool)
         await self.key_watch.open()
         self.sessions = Sessions(self.pool, self.cache)
         self.api_keys = ApiKeys(self.pool, self.cache)
@@ -68,6 +70,7 @@ class Services:
         await self.cache.close()
         await self.redis.close()
         await self.key_watch.close()
+        await self._key_pool.close()
         await self.pool.close()
 
 

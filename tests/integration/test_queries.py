@@ -501,7 +501,9 @@ async def test_a_hit_makes_no_sql_statement(settings: Settings, monkeypatch: Pat
         root = f"/v1/ledgers/{ledger}"
         rests = ["", "/currencies", "/accounts", "/accounts?prefix=a&limit=5", "/accounts/assets:bank"]
         rests += [f"/transactions/{made['id']}", "/transactions?status=posted", "/balances", "/trial-balance"]
-        for user in (ada, admin):
+        made_key = await ada.post("/v1/api-keys", {"name": "n", "scopes": ["ledger:read"], "ledgers": [ledger]})
+        machine = User(ada.id, {"authorization": f"Bearer {made_key.json()['secret']}"}, ada.client)
+        for user in (ada, admin, machine):
             for rest in rests:
                 first = await user.get(root + rest)
                 assert first.status_code == 200
