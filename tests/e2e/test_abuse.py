@@ -579,8 +579,12 @@ NO_LEDGERS = (
     *("-acme", "acme_", "a" * 64, ""),
 )
 NO_CURRENCIES = ("\u0405D0", "US\u200bD", "ＵＳＤ", "usd", "POINTS\0", "POINTS\n", "P", "")
+# what is not seen, or turns round what is
+NO_LINES = ("a\0", "a\nb", "a\u202eb", "a\u200bb", "a\u2066b", "\ufeffa", "a\u2028b", "a\x1bb")
 NO_TEXTS: Sequence[Json] = (
-    *({"description": "a\0b"}, {"reference": "a\0"}, {"metadata": {"a\0": "b"}}, {"metadata": {"a": "\0"}}),
+    *({"description": "a\0b"}, {"metadata": {"a": "\0"}}),
+    *({"reference": line} for line in NO_LINES),
+    *({"metadata": {line: "a"}} for line in NO_LINES),
 )
 
 
@@ -589,6 +593,17 @@ def test_27_names_that_look_like_others(scene: Scene) -> None:
     refused(scene, f"{scene.base}/accounts", [{"name": name, **opening} for name in NO_ACCOUNTS], VALIDATION)
     refused(scene, f"{scene.base}/transactions", [posting(credit=name) for name in NO_ACCOUNTS], VALIDATION)
     refused(scene, "/v1/ledgers", [{"id": name, "name": "Books"} for name in NO_LEDGERS], VALIDATION)
+    refused(scene, "/v1/ledgers", [{"id": fresh(), "name": line} for line in NO_LINES], VALIDATION)
+    keys = [{"name": line, "scopes": ["ledger:read"]} for line in NO_LINES]
+    refused(scene, "/v1/api-keys", keys, VALIDATION)
+    with unchanged(scene):
+        for name in (*NO_LINES, "\u0430da", "ada\u200b", "a" * 300, ""):
+            body = {"username": name, "password": secrets.token_urlsafe(12)}
+            assert problem(scene.town.admin.post("/v1/users", body)) == VALIDATION, name
+    # refused when its turn came: that is in the daybook, and there is no user
+    with unchanged(scene, "actors", "commands"):
+        body = {"username": scene.ada_herself.username.upper(), "password": secrets.token_urlsafe(12)}
+        assert problem(scene.town.admin.post("/v1/users", body, prefer=WAIT)) == (409, "username_taken")
     refused(scene, f"{scene.base}/currencies", [{"code": code, "scale": 0} for code in NO_CURRENCIES], VALIDATION)
     refused(scene, f"{scene.base}/transactions", [posting(**text) for text in NO_TEXTS], VALIDATION)
     surrogate = b'{"postings":[{"debit":"assets:bank","credit":"wallets:alice","amount":"1"}],"description":"\\ud800"}'
@@ -641,10 +656,15 @@ METACHARACTERS = (
 )
 
 
+def one_line(text: str) -> str:
+    """The text without what no reference may have."""
+    return "".join(text.splitlines())
+
+
 def test_29_what_means_something_to_sql_or_redis(scene: Scene) -> None:
     users = run_sql(scene.database, "SELECT count(*) FROM users")
     for text in METACHARACTERS:
-        wanted: Json = {"description": text, "reference": text + fresh(), "metadata": {"a": text}}
+        wanted: Json = {"description": text, "reference": one_line(text) + fresh(), "metadata": {"a": text}}
         made = scene.ada.done(f"{scene.base}/transactions", posting(**wanted), idempotency_key=fresh("key") + "*:'--")
         assert {name: made[name] for name in wanted} == wanted
         assert scene.ada.http.get(f"{scene.base}/transactions/{made['id']}").json() == made

@@ -194,6 +194,18 @@ def test_an_operator_sees_jobs_and_of_ledgers_what_does_not_exist(olga: Client, 
             assert one.status_code == 404 and seen(one, things.real) == seen(other, things.absent), str(operation)
 
 
+def test_an_api_key_for_other_books_is_a_stranger_whosever_it_is(town: Town, ada: Client, things: Things) -> None:
+    bounds = {"name": "other books", "scopes": ["ledger:read", "ledger:write"], "ledgers": [open_books(ada)]}
+    http = town.visitor()
+    http.headers["authorization"] = f"Bearer {ada.post('/v1/api-keys', bounds).json()['secret']}"
+    machine, how = Client(http, "", ""), Variation(headers=JSON)
+    for operation in operations(http):
+        if {"ledger", "job", "batch"} & operation.names:
+            body = BODIES.get(str(operation), dict)()
+            one, other = (ask(machine, operation, how, ids, body) for ids in (things.real, things.absent))
+            assert one.status_code == 404 and seen(one, things.real) == seen(other, things.absent), str(operation)
+
+
 def test_in_books_of_ones_own_what_is_in_others_does_not_exist(eve: Client, eves: str, things: Things) -> None:
     for path in ("accounts/{account}", "transactions/{transaction}"):
         real, absent = ({**ids, "account": f"{CANARY}:bank"[: len(ids["account"])]} for ids in things[:2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +22,19 @@ from tests.service import Service, User, open_books, posting, running_service
 NOTHING = "00000000-0000-7000-8000-000000000001"
 
 
+# Set while a request runs, and in whatever it starts: what the service does by itself now and then does not count.
+requesting: ContextVar[bool] = ContextVar("requesting", default=False)
+
+
 @dataclass
-class Ledger:
-    """Every statement that Postgres and every command that Redis was given."""
+class Costs:
+    """Every statement that Postgres and every command that Redis was given for requests."""
 
     entries: list[str] = field(default_factory=list)
+
+    def note(self, entry: str) -> None:
+        if requesting.get():
+            self.entries.append(entry)
 
     def take(self, ids: Mapping[str, str]) -> list[str]:
         """The entries since the last call, with what was asked for and what is random left out."""
@@ -40,22 +49,22 @@ def masked(text: str, ids: Mapping[str, str]) -> str:
 
 
 @pytest.fixture
-def costs(monkeypatch: pytest.MonkeyPatch) -> Ledger:
+def costs(monkeypatch: pytest.MonkeyPatch) -> Costs:
     """What the application does to Postgres and Redis from now on."""
-    ledger = Ledger()
+    costs = Costs()
     connect, send = asyncpg.Connection.__init__, SharedRedis._send
 
     def connecting(self: Any, *arguments: Any, **options: Any) -> None:
         connect(self, *arguments, **options)
-        self.add_query_logger(lambda query: ledger.entries.append(f"{query.query} {query.args}"))
+        self.add_query_logger(lambda query: costs.note(f"{query.query} {query.args}"))
 
     async def sending(self: SharedRedis, command: tuple[Any, ...]) -> Any:
-        ledger.entries.append(str(command))
+        costs.note(str(command))
         return await send(self, command)
 
     monkeypatch.setattr(asyncpg.Connection, "__init__", connecting)
     monkeypatch.setattr(SharedRedis, "_send", sending)
-    return ledger
+    return costs
 
 
 def named_operations(service: Service) -> list[Operation]:
@@ -64,12 +73,14 @@ def named_operations(service: Service) -> list[Operation]:
     return [operation for operation in found if operation.names]
 
 
-async def cost(user: User, operation: Operation, ids: Mapping[str, str], costs: Ledger) -> list[str]:
+async def cost(user: User, operation: Operation, ids: Mapping[str, str], costs: Costs) -> list[str]:
     makes_body = BODIES.get(str(operation))
     body = None if makes_body is None else makes_body()
     headers = {**user.headers, "idempotency-key": "k"}
     costs.take({})
+    token = requesting.set(True)
     answer = await user.client.request(operation.method, operation.path.format(**ids), json=body, headers=headers)
+    requesting.reset(token)
     # users are an administrator's business, whether there is one of that id or not
     assert answer.status_code == (403 if operation.path.startswith("/v1/users/") else 404), (
         str(operation),
@@ -96,7 +107,7 @@ async def things(owner: User) -> tuple[Mapping[str, str], Mapping[str, str]]:
 
 @on_a_loop
 async def test_on_every_route_a_stranger_costs_the_same(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, costs: Ledger
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, costs: Costs
 ) -> None:
     async with running_service(settings, monkeypatch) as service:
         owner, stranger = await service.user(), await service.user()
