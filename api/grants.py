@@ -55,6 +55,7 @@ REVOKE_ACCESS: Final = Form(
     body=GrantBody,
     command=True,
     answers={200: GrantView, 202: JobView},
+    keys=(),
     refusals=("precondition_failed",),
 )
 async def grant_access(request: AnyRequest, ledger: FromPath[str], user: FromPath[str]) -> Response[bytes]:
@@ -73,6 +74,7 @@ async def grant_access(request: AnyRequest, ledger: FromPath[str], user: FromPat
     summary="Take away what was granted to a user",
     command=True,
     answers={202: JobView, 204: None},
+    keys=(),
     codes=("payload_too_large", "unsupported_media_type"),
     refusals=("precondition_failed",),
 )
