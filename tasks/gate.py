@@ -26,9 +26,9 @@ log = structlog.get_logger(__name__)
 
 LONGEST_BODY: Final = 2_048
 LONGEST_HEADERS: Final = 4_096
+LONGEST_NAME: Final = 200
 SHOWN: Final = 200
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 _CORRELATION: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ACTOR: Final = re.compile(r"([a-z]{1,20}):[A-Za-z0-9._-]{1,64}")
 # Would have Celery send more, wait, run for ever, or show another name than the task's.
@@ -83,7 +83,12 @@ def _objection_to_body(body: object) -> str | None:
         return "malformed body"
     if kwargs or any(afterwards.values()):
         return "more than arguments"
-    return None if all(_matches(_NAME, arg) for arg in args) else "malformed argument"
+    return None if all(map(_is_name, args)) else "malformed argument"
+
+
+def _is_name(text: str) -> bool:
+    """Whether it can be the name of an actor, or of a subscriber, which may be a function's."""
+    return 0 < len(text) <= LONGEST_NAME and text.isprintable() and " " not in text
 
 
 def _objection_to_task(task: object, args: list[str], pools: Collection[str]) -> str | None:

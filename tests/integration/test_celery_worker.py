@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import os
 import pickle
 import sys
@@ -11,6 +12,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -433,6 +435,37 @@ def test_nobody_stops_or_slows_a_worker_through_the_broker(celery_setup: CeleryT
     assert alive(family) == family
     found = control.inspect(timeout=5).active_queues()
     assert [[queue["name"] for queue in queues] for queues in found.values()] == [["ledgers"]]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["from the API", "from a worker"])
+def test_what_daybook_sends_gets_through(celery_setup_app: Celery, settings: Settings, known: bool) -> None:
+    from tasks.app import QUEUES
+    from tasks.doorbell import Doorbell
+    from tasks.gate import objection
+
+    if known:
+        # Celery says more in a message where it knows the task
+        for module in celery_setup_app.conf.include:
+            importlib.import_module(module)
+        celery_setup_app.finalize()
+    sweep = celery_setup_app.conf.beat_schedule["sweep"]
+    celery_setup_app.send_task(sweep["task"], **sweep["options"], retry=False)
+    with closing(Doorbell(settings)) as bell:
+        bell.ring("ledger:acme", "from-a-request")
+        bell.ring("ledger:books", None)
+        bell.ring(f"user:{uuid4()}")
+        bell.ring_delivery("kafka", "ledger:acme")
+        bell.ring_delivery("handler:some.module.f.<locals>.größe", f"user:{uuid4()}")
+    with celery_setup_app.connection_for_read() as connection, connection.channel() as channel:
+        take = partial(channel.basic_get, no_ack=True)
+        sent = {name: list(iter(partial(take, name), None)) for name in QUEUES}
+    assert {name: len(messages) for name, messages in sent.items()} == dict(zip(QUEUES, (2, 1, 2, 1), strict=True))
+    if known:
+        assert {tuple(one.headers["timelimit"]) for one in sent["ledgers"]} == {(60, None)}
+    for name, messages in sent.items():
+        for one in messages:
+            assert objection(one, {name}) is None
+            assert objection(one, set(QUEUES) - {name}) == "for another pool"
 
 
 def database_content(settings: Settings) -> str:
