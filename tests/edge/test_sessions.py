@@ -14,6 +14,8 @@ import httpx
 import pytest
 
 from infrastructure.cache import for_this_run
+from infrastructure.postgres import open_pool
+from infrastructure.redis import RedisUnavailable
 from infrastructure.sessions import TOUCHED_S, end_sessions_of, session_key
 from infrastructure.settings import Settings
 from infrastructure.users import add_user
@@ -374,6 +376,34 @@ async def test_a_session_that_is_about_to_begin_ends_with_the_others(
             await until_waiting(pool)
             await login.commit()
             assert set(await ending) == {older, begun}
+
+
+@on_a_loop
+async def test_without_postgres_a_copy_is_enough_and_without_both_nothing_is(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_door(settings, monkeypatch) as door:
+        seen, new = (await door.tokens())["access_token"], (await door.tokens())["access_token"]
+        probe = "/v1/ledgers/none/accounts/none"
+        assert (await door.client.get(probe, headers=bearer(seen))).status_code == 404
+        services = door.service.services
+        assert 0 < await services.redis.call("PTTL", session_key(door.session_of(seen))) <= 60_000
+        nowhere = replace(settings, database_url="postgresql://nobody@127.0.0.1:1/none")
+        async with await open_pool(nowhere, application="test", size=1, least=0) as gone:
+            monkeypatch.setattr(services.sessions, "_pool", gone)
+            assert (await door.client.get(probe, headers=bearer(seen))).status_code == 404
+            assert code(await door.me(new)) == (503, "unavailable")
+
+            async def down(*_: object) -> None:
+                raise RedisUnavailable("Redis is gone, too.")
+
+            monkeypatch.setattr(services.redis, "call", down)
+            monkeypatch.setattr(services.redis, "run", down)
+            for token in (seen, new):
+                assert code(await door.me(token)) == (503, "unavailable")
+                assert code(await door.logout(token)) == (503, "unavailable")
+            monkeypatch.undo()
+        assert (await door.me(seen)).status_code == 200
 
 
 @on_a_loop

@@ -178,6 +178,7 @@ def test_no_character_of_a_token_can_be_another(algorithm: str) -> None:
     # the last character's low bits are nobody's: decoders that are not strict overlook them
     last = [tokens.verify(token[:-1] + other.encode()) for other in ALPHABET if ord(other) != token[-1]]
     assert set(last) == {None}
+    assert [tokens.verify(token + more) for more in (b"=", b"==", b"A", b"!", b"\n")] == [None] * 5
 
 
 @both_algorithms
