@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
+import structlog
 from litestar import Request, Response, delete, get, post
 from litestar.params import FromPath
 from msgspec import Meta
@@ -28,6 +29,9 @@ from domain.text import LINE
 from infrastructure.api_keys import ApiKey, Made, Wanted
 from infrastructure.command_log import Asked, Held, reused
 from infrastructure.principals import Scope, SessionPrincipal
+from infrastructure.read_models import Time
+
+log = structlog.get_logger(__name__)
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -64,9 +68,9 @@ class ApiKeyView(msgspec.Struct, frozen=True):
     prefix: str
     scopes: tuple[Scope, ...]
     ledgers: tuple[str, ...] | None
-    expires_at: str | None
-    last_used_at: str | None
-    created_at: str
+    expires_at: Time | None
+    last_used_at: Time | None
+    created_at: Time
 
 
 class ApiKeyMade(ApiKeyView, frozen=True):
@@ -106,6 +110,8 @@ async def make_key(request: AnyRequest) -> Response[bytes]:
             raise invalid(faults)
         return await _replay(request, held, digest)
     made = await services_of(request).api_keys.make(_wanted(attempt.value(), principal, asked, digest))
+    if made.key is not None:
+        log.info("api_key_made", id=str(made.key.id), key=made.key.prefix, principal=principal.username)
     return await _answer(request, made, digest)
 
 
@@ -129,6 +135,7 @@ async def revoke_key(request: AnyRequest, key: FromPath[str]) -> None:
     principal = caller(request)
     if not await services_of(request).api_keys.revoke(principal.user_id, id_of(key)):
         raise NotFoundError
+    log.info("api_key_revoked", id=key, principal=principal.username)
 
 
 def _asked(request: AnyRequest, envelope: Envelope, document: Document) -> tuple[Asked | None, bytes]:

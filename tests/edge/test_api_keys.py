@@ -427,6 +427,7 @@ async def test_a_secret_is_kept_nowhere(
         ):
             answer = await service.client.request(method, path, json=body, headers=headers)
             assert key.secret not in answer.text + str(answer.headers)
+        assert (await (await a_key(service, key.owner)).revoke()).status_code == 204
         monkeypatch.setattr("infrastructure.api_keys.FIND_KEY", "SELECT 1 / 0")
         await service.services.redis.call("DEL", key.slot)
         failed = await key.me()
@@ -445,6 +446,10 @@ async def test_a_secret_is_kept_nowhere(
     assert hidden not in logged
     lines = [json.loads(line) for line in logged.splitlines() if '"event":"request"' in line]
     assert {line["key"] for line in lines if line["route"] == "/auth/me"} == {key.secret[:12], None}
+    made = [json.loads(line) for line in logged.splitlines() if '"event":"api_key_made"' in line]
+    assert (made[0]["id"], made[0]["key"]) == (str(key.id), key.secret[:12])
+    revoked = [json.loads(line) for line in logged.splitlines() if '"event":"api_key_revoked"' in line]
+    assert [line["id"] for line in revoked] == [made[1]["id"]]
 
 
 # -- junk -------------------------------------------------------------------------------------------------------------
