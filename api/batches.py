@@ -21,6 +21,7 @@ from api.waiting import all_finished
 from domain.clock import format_time
 from domain.errors import NotFoundError
 from infrastructure.command_log import UNFINISHED, Batch, CommandLog, Job
+from infrastructure.read_models import Time
 
 MOST_REFUSALS: Final = 100
 
@@ -45,8 +46,8 @@ class BatchView(msgspec.Struct, frozen=True):
     atomic: bool
     total: int
     done: bool
-    accepted_at: str
-    finished_at: str | None
+    accepted_at: Time
+    finished_at: Time | None
     counts: dict[str, int]
     refusals: list[BatchRefusal]
     refusals_total: int

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, get
 from litestar.params import FromPath
+from msgspec import Meta
 
 from api.access import sees_job
 from api.context import Services, services_of
@@ -24,6 +25,7 @@ from domain.errors import Fault, NotFoundError
 from domain.messages import Refusal
 from infrastructure.command_log import STATUSES, Filter, Job, KeyBounds
 from infrastructure.principals import KeyPrincipal
+from infrastructure.read_models import Time
 
 MOST_ITEMS: Final = 1_000
 ITEMS: Final = 100
@@ -31,6 +33,9 @@ WITHHELD: Final = "What a rule has said is shown to those who were granted the l
 _PARAMETERS: Final = frozenset({"cursor", "limit", "status", "ledger", "kind"})
 
 _encode: Final = msgspec.json.Encoder().encode
+
+Kind = Annotated[str, Meta(extra_json_schema={"enum": list(KINDS)})]
+Status = Annotated[str, Meta(extra_json_schema={"enum": list(STATUSES)})]
 
 
 class JobResult(msgspec.Struct, frozen=True):
@@ -52,13 +57,13 @@ class JobView(msgspec.Struct, frozen=True):
     """A job as JSON."""
 
     id: UUID
-    kind: str
+    kind: Kind
     actor: str
     batch: UUID | None
-    status: str
-    accepted_at: str
-    execute_at: str | None
-    finished_at: str | None
+    status: Status
+    accepted_at: Time
+    execute_at: Time | None
+    finished_at: Time | None
     attempts: int
     progress: None
     result: JobResult | None

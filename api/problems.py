@@ -6,13 +6,14 @@ Never a stack trace, never SQL: what is unexpected goes to the log, and the clie
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import asyncpg
 import msgspec
 import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
+from msgspec import Meta
 
 from api.edge import edge_of
 from domain.errors import CATALOGUE, DomainError, Fault, InfrastructureError, ValidationError
@@ -53,15 +54,19 @@ _POSTGRES_GONE: Final = (
 _encode: Final = msgspec.json.Encoder().encode
 
 
+Code = Annotated[str, Meta(extra_json_schema={"enum": sorted(CATALOGUE)})]
+Reference = Annotated[str, Meta(extra_json_schema={"format": "uri-reference"})]
+
+
 class Problem(msgspec.Struct, frozen=True):
     """The body of every answer that is an error. `errors` and `job` are null when there is nothing to say."""
 
-    type: str
+    type: Reference
     title: str
     status: int
     detail: str
     instance: str
-    code: str
+    code: Code
     correlation_id: str | None
     job: str | None
     errors: tuple[Fault, ...] | None

@@ -19,7 +19,6 @@ _VALUES: Final[Mapping[str, Any]] = {
     "amount": "100.00",
     "available": "60.00",
     "balance": "60.00",
-    "cash": "100.00",
     "code": "POINTS",
     "CurrencyView.code": "POINTS",
     "correlation_id": "c1",
@@ -51,6 +50,23 @@ _VALUES: Final[Mapping[str, Any]] = {
     "AccountView.type": "liability",
     "metadata": {"team": "payments"},
     "missing": [],
+    "alg": "EdDSA",
+    "BatchView.done": True,
+    "BatchView.refusals": [],
+    "BatchView.refusals_total": 0,
+    "BatchView.total": 2,
+    "captures": [],
+    "crv": "Ed25519",
+    "kid": "2026-01",
+    "kty": "OKP",
+    "use": "sig",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+    "NewApiKey.name": "books importer",
+    "ApiKeyView.name": "books importer",
+    "ApiKeyMade.name": "books importer",
+    "current": True,
+    "title": "Validation failed",
+    "owner": _ID,
     "checks": {"postgres": "ok", "migrations": "ok", "redis": "ok"},
     "name": "wallets:alice",
     "normal_balance": "credit",
@@ -122,7 +138,7 @@ def _sample(schema: Schema, components: Mapping[str, Schema], place: str, whole:
 
 def _known(schema: Schema, place: str) -> Any:
     member = place.rpartition(".")[2]
-    value = _VALUES.get(place, _VALUES.get(member))
+    value = _VALUES.get(place, _VALUES.get(member, _TIME if member.endswith("_at") else None))
     return value if fits(value, schema) else None
 
 

@@ -16,15 +16,16 @@ from api.jobs import id_of
 from api.paging import PARAMETERS, cursor, page_of
 from domain.clock import format_time
 from domain.errors import NotFoundError
+from infrastructure.read_models import Time
 
 
 class SessionView(msgspec.Struct, frozen=True):
     """A login that is still good. `address` and `user_agent` are whence it came; `current` is the caller's own."""
 
     id: UUID
-    created_at: str
-    last_used_at: str
-    expires_at: str
+    created_at: Time
+    last_used_at: Time
+    expires_at: Time
     address: str | None
     user_agent: str | None
     current: bool

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 T = TypeVar("T")
+
+# What the description of the API says of texts, which are made to be so and are not looked at again.
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Money = Annotated[str, Meta(extra_json_schema={"pattern": r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$"})]
+Role = Annotated[str, Meta(extra_json_schema={"enum": ["owner", "writer", "reader"]})]
+UserStatus = Annotated[str, Meta(extra_json_schema={"enum": ["active", "disabled"]})]
+AccountType = Annotated[str, Meta(extra_json_schema={"enum": ["asset", "expense", "liability", "equity", "income"]})]
+AccountStatus = Annotated[str, Meta(extra_json_schema={"enum": ["open", "frozen", "closed"]})]
+Side = Annotated[str, Meta(extra_json_schema={"enum": ["debit", "credit"]})]
+TransactionStatus = Annotated[
+    str,
+    Meta(
+        extra_json_schema={
+            "enum": ["accepted", "scheduled", "posted", "pending", "captured", "voided", "expired"],
+        }
+    ),
+]
 
 
 class Snapshot(msgspec.Struct, Generic[T], frozen=True):
@@ -36,7 +54,7 @@ class LedgerView(msgspec.Struct, frozen=True):
     epoch: int
     seq: int
     version: int
-    created_at: str
+    created_at: Time
 
 
 class GrantView(msgspec.Struct, frozen=True):
@@ -44,8 +62,8 @@ class GrantView(msgspec.Struct, frozen=True):
 
     user: UUID
     username: str
-    role: str
-    granted_at: str
+    role: Role
+    granted_at: Time
 
 
 class UserView(msgspec.Struct, frozen=True):
@@ -54,8 +72,8 @@ class UserView(msgspec.Struct, frozen=True):
     id: UUID
     username: str
     roles: tuple[str, ...]
-    status: str
-    created_at: str
+    status: UserStatus
+    created_at: Time
     version: int
 
 
@@ -68,19 +86,19 @@ class AccountView(msgspec.Struct, frozen=True):
     ledger: str
     name: str
     currency: str
-    type: str
-    normal_balance: str
-    status: str
-    min_balance: str | None
-    max_balance: str | None
-    posted_debits: str
-    posted_credits: str
-    pending_debits: str
-    pending_credits: str
-    balance: str
-    available: str
+    type: AccountType
+    normal_balance: Side
+    status: AccountStatus
+    min_balance: Money | None
+    max_balance: Money | None
+    posted_debits: Money
+    posted_credits: Money
+    pending_debits: Money
+    pending_credits: Money
+    balance: Money
+    available: Money
     metadata: dict[str, str]
-    opened_at: str
+    opened_at: Time
     version: int
 
 
@@ -89,17 +107,17 @@ class PostingView(msgspec.Struct, frozen=True):
 
     debit: str
     credit: str
-    amount: str
+    amount: Money
     currency: str | None
-    posted: str | None
-    held: str | None
+    posted: Money | None
+    held: Money | None
 
 
 class CaptureView(msgspec.Struct, frozen=True):
     id: UUID
-    amounts: tuple[str, ...]
-    effective_at: str
-    recorded_at: str
+    amounts: tuple[Money, ...]
+    effective_at: Time
+    recorded_at: Time
     seq: int
 
 
@@ -108,14 +126,14 @@ class TransactionView(msgspec.Struct, frozen=True):
 
     id: UUID
     ledger: str
-    status: str
+    status: TransactionStatus
     postings: list[PostingView]
     reference: str | None
     description: str | None
     metadata: dict[str, str]
-    effective_at: str
-    recorded_at: str | None
-    expires_at: str | None
+    effective_at: Time
+    recorded_at: Time | None
+    expires_at: Time | None
     captures: tuple[CaptureView, ...]
     reverses: UUID | None
     reversed_by: UUID | None
@@ -127,29 +145,29 @@ class BalanceView(msgspec.Struct, frozen=True):
     """The sums of all accounts of one type in one currency."""
 
     currency: str
-    type: str
+    type: AccountType
     accounts: int
-    posted_debits: str
-    posted_credits: str
-    pending_debits: str
-    pending_credits: str
-    balance: str
-    available: str
+    posted_debits: Money
+    posted_credits: Money
+    pending_debits: Money
+    pending_credits: Money
+    balance: Money
+    available: Money
 
 
 class TypeView(msgspec.Struct, frozen=True):
-    type: str
-    debits: str
-    credits: str
+    type: AccountType
+    debits: Money
+    credits: Money
 
 
 class TrialView(msgspec.Struct, frozen=True):
     """One currency of a trial balance: each account's net balance stands in its debit or its credit column."""
 
     currency: str
-    debits: str
-    credits: str
-    difference: str
+    debits: Money
+    credits: Money
+    difference: Money
     types: list[TypeView]
 
 
@@ -160,16 +178,16 @@ class ListView(msgspec.Struct, Generic[T], frozen=True):
 
 class BalancesView(msgspec.Struct, frozen=True):
     seq: int
-    effective_at: str | None
-    recorded_at: str | None
+    effective_at: Time | None
+    recorded_at: Time | None
     items: list[BalanceView]
     next: str | None
 
 
 class TrialBalanceView(msgspec.Struct, frozen=True):
     seq: int
-    effective_at: str | None
-    recorded_at: str | None
+    effective_at: Time | None
+    recorded_at: Time | None
     items: list[TrialView]
 
 

@@ -16,6 +16,8 @@ Json = Mapping[str, Any]
 
 METHODS: Final = ("get", "post", "put", "patch", "delete")
 
+_CHOSEN: Final = {"IdempotencyKey": '-H "Idempotency-Key: k1"', "Prefer": '-H "Prefer: wait=5"'}
+
 
 def reference(document: Json) -> Html:
     """The page's body."""
@@ -173,8 +175,8 @@ class _Reference:
         parts.append(f'"$DAYBOOK{path}"')
         if "security" in what:
             parts.append('\\\n  -H "Authorization: Bearer $TOKEN"')
-        if any(_name(place) == "IdempotencyKey" for place in what["parameters"] if "$ref" in place):
-            parts.append('-H "Idempotency-Key: k1" -H "Prefer: wait=5"')
+        taken = {_name(place) for place in what["parameters"] if "$ref" in place}
+        parts += [text for name, text in _CHOSEN.items() if name in taken and method != "get"]
         if "requestBody" in what:
             media, content = next(iter(what["requestBody"]["content"].items()))
             body = msgspec.json.encode(content["example"]).decode()
