@@ -225,10 +225,8 @@ def parse_lines(raw: bytes, most: int) -> list[Document]:
 
 def try_decode(document: Document, kind: type[T]) -> Attempt[T]:
     """Converts a document. Raises ValidationError (400) for unknown members; other faults wait in the Attempt."""
-    misread = [
-        Fault(f"#{place}", _WORDS[datetime]) for place in _misread(document.content, _times_in(cast(Hashable, kind)))
-    ]
-    faults = (*document.unstorable, *misread)
+    places = _misread(document.content, _times_in(cast(Hashable, kind)))
+    faults = (*document.unstorable, *(Fault(f"#{place}", _WORDS[datetime]) for place in places))
     try:
         value = msgspec.convert(document.content, kind)
     except (msgspec.ValidationError, OverflowError):
@@ -238,9 +236,13 @@ def try_decode(document: Document, kind: type[T]) -> Attempt[T]:
             raise malformed(
                 f"{found.unknown[0].pointer} is not a known member.", tuple(found.unknown[:MAX_FAULTS])
             ) from None
-        known = {fault.pointer for fault in faults}
-        return Attempt(None, (*faults, *(fault for fault in found.faults if fault.pointer not in known)))
-    return Attempt(value, faults)
+        return Attempt(None, _one_each((*faults, *found.faults)))
+    return Attempt(value, _one_each(faults))
+
+
+def _one_each(faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
+    """The first fault of each place."""
+    return tuple({fault.pointer: fault for fault in reversed(faults)}.values())[::-1] if faults else faults
 
 
 def decode(document: Document, kind: type[T]) -> T:
