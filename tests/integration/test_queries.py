@@ -321,7 +321,7 @@ async def test_wrong_parameters_are_named(settings: Settings, monkeypatch: Patch
 @on_a_loop
 async def test_the_description_names_the_parameters_there_are(settings: Settings, monkeypatch: Patch) -> None:
     async with running_service(settings, monkeypatch) as service:
-        ada = await service.user()
+        ada = await service.user("admin")
         ledger = await open_books(ada)
         posted = await ada.post(f"/v1/ledgers/{ledger}/transactions", posting(), prefer="wait=10")
         names = {"ledger": ledger, "account": "wallets:alice", "transaction": posted.json()["id"]}
