@@ -175,6 +175,9 @@ async def test_whatever_is_wrong_with_a_key_the_answer_is_one(shared_settings: S
             assert (await key.me()).status_code == 200
             await service.pool.execute(change, key.id)
             await service.services.redis.call("DEL", key.slot)
+            # Postgres says so by itself, and nothing is put back
+            assert await service.services.api_keys.find(digest_of(key.secret.encode())) is None
+            assert await service.services.redis.call("EXISTS", key.slot) == 0
             ended.append(key.secret)
         unused = await a_key(service)
         await service.pool.execute(REVOKE, unused.id)
