@@ -256,6 +256,23 @@ async def test_revoking_and_filling_at_once(shared_settings: Settings, monkeypat
                 assert await service.services.redis.call("EXISTS", key.slot) == 0
 
 
+@on_a_loop
+async def test_a_copy_that_comes_back_with_a_restart_counts_for_nothing(
+    shared_settings: Settings, monkeypatch: Patch
+) -> None:
+    async with running_service(shared_settings, monkeypatch) as service:
+        key, redis = await a_key(service), service.services.redis
+        async with another_door(shared_settings, key):
+            assert await key.seen() == [200, 200]
+            copy = await redis.call("GET", key.slot)
+            this_run = redis.server
+            assert copy.startswith(b"V:%b@" % this_run)
+            assert (await key.revoke()).status_code == 204
+            # as a Redis that has saved it before, and is another run now, would have it
+            await redis.call("SET", key.slot, copy.replace(this_run, b"0" * len(this_run), 1), "PX", 60_000)
+            assert await key.seen() == await key.seen() == [401, 401]
+
+
 # -- without Redis, without Postgres ----------------------------------------------------------------------------------
 
 
