@@ -56,7 +56,7 @@ STATEMENTS: Final = (
         CONSTRAINT api_keys_user_id_fkey FOREIGN KEY(user_id) REFERENCES users (id)
     )
     """,
-    "CREATE INDEX api_keys_user_id_idx ON api_keys (user_id, id) WHERE revoked_at IS NULL",
+    "CREATE INDEX api_keys_user_id_id_idx ON api_keys (user_id, id) WHERE revoked_at IS NULL",
     "ALTER TABLE grants ADD COLUMN seq BIGINT DEFAULT '1' NOT NULL",
     "CREATE INDEX grants_newest ON grants (ledger, seq)",
     "CREATE INDEX grants_of_owners ON grants (ledger) WHERE role = 'owner'",
