@@ -133,33 +133,31 @@ async def test_grants_come_newest_first_in_pages_with_the_ledgers_version(
         assert str(others[1].id) not in dict(await listed(ada, ledger))
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status"),
-    [
-        (str(NOBODY), {"role": "admin"}, 422),
-        (str(NOBODY), {}, 422),
-        (str(NOBODY), {"role": None}, 422),
-        (str(NOBODY), {"role": ["reader"]}, 422),
-        (str(NOBODY), [], 422),
-        (str(NOBODY), {"role": "reader", "user": str(NOBODY)}, 400),
-        (str(NOBODY), {"role": "reader", "granted_at": "now"}, 400),
-        (f"{NOBODY}?role=owner", {"role": "reader"}, 422),
-        ("ada", {"role": "reader"}, 404),
-        ("ada", {"role": "emperor"}, 404),
-        (NOBODY.hex, {"role": "reader"}, 404),
-        ("me", {"role": "reader"}, 404),
-        (f"{NOBODY}/x", {"role": "reader"}, 404),
-    ],
-)
+WRONG_GRANTS: list[tuple[str, object, int]] = [
+    (str(NOBODY), {"role": "admin"}, 422),
+    (str(NOBODY), {}, 422),
+    (str(NOBODY), {"role": None}, 422),
+    (str(NOBODY), {"role": ["reader"]}, 422),
+    (str(NOBODY), [], 422),
+    (str(NOBODY), {"role": "reader", "user": str(NOBODY)}, 400),
+    (str(NOBODY), {"role": "reader", "granted_at": "now"}, 400),
+    (f"{NOBODY}?role=owner", {"role": "reader"}, 422),
+    ("ada", {"role": "reader"}, 404),
+    ("ada", {"role": "emperor"}, 404),
+    (NOBODY.hex, {"role": "reader"}, 404),
+    ("me", {"role": "reader"}, 404),
+    (f"{NOBODY}/x", {"role": "reader"}, 404),
+]
+
+
 @on_a_loop
-async def test_what_can_be_seen_to_be_wrong_in_a_grant(
-    shared_settings: Settings, monkeypatch: Patch, path: str, body: object, status: int
-) -> None:
+async def test_what_can_be_seen_to_be_wrong_in_a_grant(shared_settings: Settings, monkeypatch: Patch) -> None:
     async with running_service(shared_settings, monkeypatch) as service:
         ada = await service.user()
         ledger = await open_books(ada)
-        answer = await ada.client.put(f"{grants_of(ledger)}/{path}", json=body, headers=ada.headers)
-        assert answer.status_code == status, answer.text
+        for path, body, status in WRONG_GRANTS:
+            answer = await ada.client.put(f"{grants_of(ledger)}/{path}", json=body, headers=ada.headers)
+            assert answer.status_code == status, (path, body, answer.text)
         assert await journal(ada, ledger) == ["LedgerCreated", "AccountOpened", "AccountOpened"]
 
 
@@ -228,37 +226,35 @@ async def test_metadata_is_merged_and_null_deletes(shared_settings: Settings, mo
         assert (await journal(ada, ledger))[3:] == ["MetadataChanged"] * 2
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "pointer"),
-    [
-        ({}, 422, "#/metadata"),
-        ({"metadata": None}, 422, "#/metadata"),
-        ({"metadata": []}, 422, "#/metadata"),
-        ({"metadata": {"a": 1}}, 422, "#/metadata/a"),
-        ({"metadata": {"a": None, "b": "x" * 501, "": "y"}}, 422, "#/metadata/b"),
-        ({"metadata": {"k" * 41: None}}, 422, "#/metadata/" + "k" * 41),
-        ({"metadata": {f"k{number}": "" for number in range(51)}}, 422, "#/metadata"),
-        ({"metadata": {f"k{number}": None for number in range(101)}}, 422, "#/metadata"),
-        ({"metadata": {"a": {"b": None}}}, 422, "#/metadata/a"),
-        ({"metadata": {"a": "\0"}}, 422, "#/metadata/a"),
-        ({"metadata": {}, "name": "Other"}, 400, "#/name"),
-        ({"metadata": {}, "owner": str(NOBODY)}, 400, "#/owner"),
-        ('{"metadata":{"a":null,"a":"1"}}', 400, None),
-    ],
-)
+WRONG_METADATA: list[tuple[Json | str, int, str | None]] = [
+    ({}, 422, "#/metadata"),
+    ({"metadata": None}, 422, "#/metadata"),
+    ({"metadata": []}, 422, "#/metadata"),
+    ({"metadata": {"a": 1}}, 422, "#/metadata/a"),
+    ({"metadata": {"a": None, "b": "x" * 501, "": "y"}}, 422, "#/metadata/b"),
+    ({"metadata": {"k" * 41: None}}, 422, "#/metadata/" + "k" * 41),
+    ({"metadata": {f"k{number}": "" for number in range(51)}}, 422, "#/metadata"),
+    ({"metadata": {f"k{number}": None for number in range(101)}}, 422, "#/metadata"),
+    ({"metadata": {"a": {"b": None}}}, 422, "#/metadata/a"),
+    ({"metadata": {"a": "\0"}}, 422, "#/metadata/a"),
+    ({"metadata": {}, "name": "Other"}, 400, "#/name"),
+    ({"metadata": {}, "owner": str(NOBODY)}, 400, "#/owner"),
+    ('{"metadata":{"a":null,"a":"1"}}', 400, None),
+]
+
+
 @on_a_loop
-async def test_what_can_be_seen_to_be_wrong_in_metadata(
-    shared_settings: Settings, monkeypatch: Patch, body: Json | str, status: int, pointer: str | None
-) -> None:
+async def test_what_can_be_seen_to_be_wrong_in_metadata(shared_settings: Settings, monkeypatch: Patch) -> None:
     async with running_service(shared_settings, monkeypatch) as service:
         ada = await service.user()
         ledger = await open_books(ada)
-        sent: dict[str, Any] = {"content": body} if isinstance(body, str) else {"json": body}
-        headers = {**ada.headers, "content-type": "application/json"}
-        answer = await ada.client.patch(f"/v1/ledgers/{ledger}", headers=headers, **sent)
-        assert answer.status_code == status, answer.text
-        errors = answer.json()["errors"]
-        assert (None if errors is None else errors[0]["pointer"]) == pointer
+        for body, status, pointer in WRONG_METADATA:
+            sent: dict[str, Any] = {"content": body} if isinstance(body, str) else {"json": body}
+            headers = {**ada.headers, "content-type": "application/json"}
+            answer = await ada.client.patch(f"/v1/ledgers/{ledger}", headers=headers, **sent)
+            assert answer.status_code == status, (body, answer.text)
+            errors = answer.json()["errors"]
+            assert (None if errors is None else errors[0]["pointer"]) == pointer, body
         assert (await ada.get(f"/v1/ledgers/{ledger}")).json()["seq"] == 3
 
 
