@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.listeners import listener
+from infrastructure.broker import tls_of
 from infrastructure.kafka import connection as kafka_connection
 from infrastructure.migrations import VERSION, newest
 from infrastructure.processes import answers
@@ -331,6 +332,7 @@ def _serving(url: str) -> list[str]:
     with Celery("doctor", broker=url, set_as_current=False) as app:
         app.conf.update(
             accept_content=["json"],
+            broker_use_ssl=tls_of(url),
             broker_connection_timeout=PATIENCE_S,
             broker_transport_options={"socket_timeout": PATIENCE_S, "socket_connect_timeout": PATIENCE_S},
         )

@@ -11,6 +11,7 @@ from typing import Final
 from celery import Celery
 from kombu.entity import Queue
 
+from infrastructure.broker import tls_of
 from infrastructure.settings import load
 from tasks.queues import QUEUE_OF_ACTOR as QUEUE_OF_ACTOR
 from tasks.queues import QUEUES as QUEUES
@@ -21,6 +22,7 @@ _sweep_s: Final = _settings.sweep_ms / 1000
 app = Celery("daybook", include=["tasks.turns", "tasks.deliveries", "tasks.sweeps"])
 app.conf.update(
     broker_url=_settings.broker_url,
+    broker_use_ssl=tls_of(_settings.broker_url),
     result_backend=None,
     task_ignore_result=True,
     task_serializer="json",
