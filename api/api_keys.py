@@ -48,12 +48,22 @@ class NewApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     scopes: Annotated[
         tuple[Annotated[Scope, Meta(description="must be ledger:read or ledger:write")], ...],
-        Meta(min_length=1, max_length=2, description="must be one or both of ledger:read and ledger:write"),
+        Meta(
+            min_length=1,
+            max_length=2,
+            description="must be one or both of ledger:read and ledger:write",
+            extra_json_schema={"uniqueItems": True},
+        ),
     ]
     ledgers: (
         Annotated[
             tuple[LedgerId, ...],
-            Meta(min_length=1, max_length=MOST_LEDGERS, description=f"must be 1 to {MOST_LEDGERS} ledgers"),
+            Meta(
+                min_length=1,
+                max_length=MOST_LEDGERS,
+                description=f"must be 1 to {MOST_LEDGERS} ledgers",
+                extra_json_schema={"uniqueItems": True},
+            ),
         ]
         | None
     ) = None

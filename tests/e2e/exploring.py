@@ -196,6 +196,10 @@ _BEYOND: Final = (
     ("#/commands", "debit and credit must name two accounts"),
     ("#/", "must not be more than 60 seconds in the future"),
     ("#/", "must not be before"),
+    ("#/", "must lie in the future"),
+    # leap seconds, and what the offset takes out of the years there are
+    ("#/", "must be an RFC 3339 time"),
+    ("#/metadata", "must not set more than"),
     # 3.0 is an integer to JSON Schema, but written as none
     ("#/", "must be a whole number"),
     ("#", "must be text without NUL"),
