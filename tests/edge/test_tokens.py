@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import jwt
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from domain.errors import InfrastructureError
@@ -153,10 +154,13 @@ def ring_of(algorithm: Algorithm) -> Keyring:
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 RINGS: dict[str, Keyring] = {"HS256": ring_of("HS256"), "EdDSA": ring_of("EdDSA")}
 ISSUED = {name: Tokens(settings(), ring).issue(USER, SESSION, 900).encode() for name, ring in RINGS.items()}
+# how long an example takes depends on who else is at work
+patiently = hypothesis_settings(deadline=None)
 both_algorithms = pytest.mark.parametrize("algorithm", RINGS)
 
 
 @both_algorithms
+@patiently
 @given(user=st.uuids(), session=st.uuids(), lifetime_s=st.integers(30, 86_400))
 def test_what_was_issued_is_verified(algorithm: str, user: UUID, session: UUID, lifetime_s: int) -> None:
     tokens = Tokens(settings(), RINGS[algorithm])
@@ -182,6 +186,7 @@ def test_no_character_of_a_token_can_be_another(algorithm: str) -> None:
 
 
 @both_algorithms
+@patiently
 @given(data=st.data())
 def test_no_mutation_of_a_token_is_one(algorithm: str, data: st.DataObject) -> None:
     token, tokens = ISSUED[algorithm], Tokens(settings(), RINGS[algorithm])
@@ -199,6 +204,7 @@ JSON = st.recursive(
 
 
 @both_algorithms
+@patiently
 @given(data=st.data())
 def test_nobody_else_can_sign(algorithm: str, data: st.DataObject) -> None:
     """Whatever header and claims say, and whatever they are signed with, if it is not our key."""
