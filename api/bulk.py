@@ -114,15 +114,14 @@ async def submit_commands(request: Request[Any, Any, Any], ledger: FromPath[str]
     keys = _batch_keys(request, envelope, document, batch)
     try:
         await admit(request, ledger, "writer")
-        bulk = _checked(attempt, envelope, _parameters(request))
-        await recorder.depths.admit(actor, len(bulk.commands))
+        drafts, item_keys = _drafts(_checked(attempt, envelope, _parameters(request)), document, ledger)
+        await recorder.depths.admit(actor, len(drafts))
     except DomainError:
         keyed = (*keys, *_keys_of(document, ledger)) if may_replay(principal_of(request), actor) else ()
         held = await _look_up(recorder, actor, envelope, keyed)
         if held is None:
             raise
         return await _replay(recorder, envelope, held)
-    drafts, item_keys = _drafts(bulk, document, ledger)
     receipt = await recorder.submit(
         Submission(actor, envelope.principal, envelope.correlation_id, drafts, (*keys, *item_keys), batch)
     )

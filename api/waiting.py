@@ -112,6 +112,10 @@ class Waiters:
             except OUTSIDE as error:
                 log.warning("outcomes_not_read", error=repr(error))
                 return
+            except Exception:
+                # whatever it is, everybody after this would wait in vain if nobody looked any more
+                log.exception("outcomes_not_read")
+                return
             for job in found:
                 for future in self._by_actor.get(job.actor, {}).get(job.id, ()):
                     if not future.done():
@@ -123,7 +127,9 @@ class Waiters:
                 await self._follow()
             except (RedisError, OSError) as error:
                 log.warning("notices_lost", error=repr(error))
-                await asyncio.sleep(self._look_s)
+            except Exception:
+                log.exception("notices_lost")
+            await asyncio.sleep(self._look_s)
 
     async def _follow(self) -> None:
         async with self._redis.pubsub() as channel:

@@ -249,20 +249,24 @@ async def test_an_outcome_that_is_there_already_is_found_at_once() -> None:
     await waiters.close()
 
 
-@on_a_loop
-async def test_outcomes_that_can_not_be_read_are_read_later() -> None:
-    jobs = Jobs(1)
-    jobs.done = 1
-    failures = 3
+@pytest.mark.parametrize("error", [ConnectionResetError("gone"), KeyError("a mistake of ours")], ids=repr)
+def test_outcomes_that_can_not_be_read_are_read_later(error: Exception) -> None:
+    @on_a_loop
+    async def run() -> None:
+        jobs = Jobs(1)
+        jobs.done = 1
+        failures = 3
 
-    async def finished(wanted: Sequence[UUID]) -> list[Job]:
-        nonlocal failures
-        failures -= 1
-        if failures >= 0:
-            raise ConnectionResetError("gone")
-        return await jobs.finished(wanted)
+        async def finished(wanted: Sequence[UUID]) -> list[Job]:
+            nonlocal failures
+            failures -= 1
+            if failures >= 0:
+                raise error
+            return await jobs.finished(wanted)
 
-    waiters = Waiters(unreachable_redis(), finished, look_s=0.02)
-    waiters.start()
-    assert await waiters.outcome("ledger:l", jobs.ids[0], 5) is not None
-    await waiters.close()
+        waiters = Waiters(unreachable_redis(), finished, look_s=0.02)
+        waiters.start()
+        assert await waiters.outcome("ledger:l", jobs.ids[0], 5) is not None
+        await waiters.close()
+
+    run()
