@@ -6,6 +6,7 @@ examples from `api.samples`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from domain.ledger.commands import AccountName, CurrencyCode, LedgerId
 Json = dict[str, Any]
 
 _REF: Final = "#/components/schemas/{name}"
+_LIST: Final = re.compile(r"ListView_(\w+?)(?:View)?_$")
 
 _ABOUT: Final = (
     "A double-entry ledger service. Commands are accepted durably and answered at once; `Prefer: wait=N` waits for "
@@ -165,7 +167,7 @@ class _Schemas:
         kinds += [kind for _, kind in (*_QUERY.values(), *_PATH.values()) if not isinstance(kind, dict)]
         unique = list({repr(kind): kind for kind in kinds}.values())
         schemas, components = msgspec.json.schema_components(unique, ref_template=_REF)
-        self.components: Final[dict[str, Json]] = _portable(components)
+        self.components: Final[dict[str, Json]] = {_named(name): _portable(part) for name, part in components.items()}
         self._found = {repr(kind): _portable(schema) for kind, schema in zip(unique, schemas, strict=True)}
 
     def of(self, kind: Any) -> Json:
@@ -173,16 +175,19 @@ class _Schemas:
         return dict(kind) if isinstance(kind, dict) else dict(self._found[repr(kind)])
 
 
-def _portable(schema: Any) -> Any:
+def _portable(schema: Any, place: str = "") -> Any:
     """With patterns as JSON Schema has them: Python's own marks of the beginning and the end mean nothing there."""
     if isinstance(schema, dict):
-        return {
-            name: part.replace("\\A", "^").replace("\\Z", "$")
-            if name == "pattern" and isinstance(part, str)
-            else _portable(part)
-            for name, part in schema.items()
-        }
+        return {name: _portable(part, name) for name, part in schema.items()}
+    if isinstance(schema, str):
+        changes = {"pattern": schema.replace("\\A", "^").replace("\\Z", "$"), "$ref": _named(schema)}
+        return changes.get(place, schema)
     return [_portable(part) for part in schema] if isinstance(schema, list | tuple) else schema
+
+
+def _named(name: str) -> str:
+    """The name of a schema; a list's is after its items."""
+    return _LIST.sub(r"\1List", name)
 
 
 class _Document:

@@ -291,6 +291,7 @@ def _spec(view: Any) -> dict[int, ResponseSpec]:
 
 @get(LEDGERS, responses=_spec(ListView[LedgerView]), summary="The ledgers one may read, newest first", query=_LIST)
 async def list_ledgers(request: AnyRequest) -> Reply:
+    """It belongs to no one ledger, so `min_version` has no effect."""
     principal = principal_of(request)
     parameters = Parameters(request, cursor=(str, str))
     require(principal, "ledger:read")
