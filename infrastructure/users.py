@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -11,16 +10,10 @@ from uuid import UUID
 import asyncpg
 import msgspec
 from asyncpg import Record
-from uuid_utils.compat import uuid7
 
 from domain.clock import format_time
-from infrastructure.passwords import hash_password
 from infrastructure.postgres import Db
 from infrastructure.read_models import UserView
-
-INSERT_USER: Final = "INSERT INTO users (id, username, roles) VALUES ($1, $2, $3)"
-
-INSERT_CREDENTIALS: Final = "INSERT INTO credentials (user_id, password_hash) VALUES ($1, $2)"
 
 # What counts for logins, as soon as it is accepted, whether or not any worker runs: the newest password, and that one
 # is disabled. `proven` is when the password was accepted. Both look into the user's own mailbox only.
@@ -68,10 +61,6 @@ ORDER BY ledger LIMIT 1000
 """
 
 
-class UsernameTaken(Exception):
-    """There is a user of that name already."""
-
-
 class User(msgspec.Struct, frozen=True):
     """A user as the login sees it."""
 
@@ -81,19 +70,6 @@ class User(msgspec.Struct, frozen=True):
     active: bool
     password_hash: str | None
     changed_at: datetime | None
-
-
-async def add_user(pool: asyncpg.Pool[Record], username: str, password: str, roles: Sequence[str]) -> UUID:
-    """Creates a user with a password, and gives its id. Raises UsernameTaken."""
-    password_hash = await asyncio.to_thread(hash_password, password)
-    user_id: UUID = uuid7()
-    async with pool.acquire() as connection, connection.transaction():
-        try:
-            await connection.execute(INSERT_USER, user_id, username, list(roles))
-        except asyncpg.UniqueViolationError as error:
-            raise UsernameTaken(username) from error
-        await connection.execute(INSERT_CREDENTIALS, user_id, password_hash)
-    return user_id
 
 
 async def find_user(pool: asyncpg.Pool[Record], username: str) -> User | None:

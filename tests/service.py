@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from uuid_utils.compat import uuid7
 
 from api.app import create_app
 from api.context import Services
+from infrastructure.passwords import hash_password
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings
@@ -25,6 +26,7 @@ from workers.notices import Notices
 from workers.turn import Turns
 
 ADD_USER = "INSERT INTO users (id, username, roles) VALUES ($1, $2, $3)"
+ADD_CREDENTIALS = "INSERT INTO credentials (user_id, password_hash) VALUES ($1, $2)"
 ADD_SESSION = """
 INSERT INTO sessions (id, user_id, expires_at) VALUES ($1, $2, clock_timestamp() + interval '1 hour')
 """
@@ -97,6 +99,15 @@ class Service:
         """Takes the turns of a ledger until its mailbox is empty."""
         assert self.bell.turns is not None
         await self.bell.turns.work(f"ledger:{ledger}")
+
+
+async def add_user(pool: asyncpg.Pool[Record], username: str, password: str, roles: Sequence[str]) -> UUID:
+    """A user with a password and without a journal, as releases before journals of users made them."""
+    user, password_hash = uuid7(), await asyncio.to_thread(hash_password, password)
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(ADD_USER, user, username, list(roles))
+        await connection.execute(ADD_CREDENTIALS, user, password_hash)
+    return user
 
 
 def _named(headers: Mapping[str, str]) -> dict[str, str]:

@@ -14,9 +14,8 @@ import pytest
 
 from infrastructure.sessions import session_key
 from infrastructure.settings import Settings
-from infrastructure.users import UsernameTaken, add_user
 from tests.journals import on_a_loop
-from tests.service import Service, running_service
+from tests.service import Service, add_user, running_service
 
 PASSWORD = "correct horse battery staple"
 NOWHERE = "redis://127.0.0.1:1"
@@ -136,14 +135,6 @@ async def test_an_unknown_user_costs_a_verification_too(settings: Settings, monk
         await door.login("nobody")
         await door.login("ada", "wrong")
         assert verified == [False, True]
-
-
-@on_a_loop
-async def test_names_are_taken_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with a_door(settings, monkeypatch) as door:
-        with pytest.raises(UsernameTaken):
-            await add_user(door.service.pool, "ada", "other", ["admin"])
-        assert (await door.login()).status_code == 200
 
 
 @on_a_loop

@@ -16,9 +16,9 @@ from argon2 import PasswordHasher
 
 from infrastructure import passwords
 from infrastructure.settings import Settings
-from infrastructure.users import add_user
 from tests.edge.test_auth import PASSWORD, a_door, code
 from tests.journals import on_a_loop
+from tests.service import add_user
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=4 * 1024, parallelism=1)
 """Argon2 with less to do, so that whatever else differs shows all the more."""

@@ -25,9 +25,8 @@ from api.decoding import BODY_LIMIT, BULK_LIMIT
 from domain.errors import CATALOGUE
 from infrastructure.postgres import open_pool
 from infrastructure.settings import Settings
-from infrastructure.users import add_user
 from tests.journals import on_a_loop
-from tests.service import Bell
+from tests.service import Bell, add_user
 
 EVERYWHERE = (
     "x-correlation-id",

@@ -18,10 +18,9 @@ from infrastructure.postgres import open_pool
 from infrastructure.redis import RedisUnavailable
 from infrastructure.sessions import TOUCHED_S, end_sessions_of, session_key
 from infrastructure.settings import Settings
-from infrastructure.users import add_user
 from tests.edge.test_auth import NOWHERE, OLDER, PASSWORD, Door, a_door, bearer, code
 from tests.journals import on_a_loop
-from tests.service import running_service
+from tests.service import add_user, running_service
 
 LONG_AGO = "UPDATE sessions SET last_used_at = clock_timestamp() - make_interval(secs => $1)"
 LAST_USED = "SELECT last_used_at FROM sessions WHERE id = $1"

@@ -17,9 +17,9 @@ from infrastructure.embedded import make_state_directory, valkey, valkey_url
 from infrastructure.postgres import open_pool
 from infrastructure.processes import Program, answers, choose_port
 from infrastructure.settings import Settings
-from infrastructure.users import add_user
 from tests.conftest import temporary_state
 from tests.local_processes import LocalProcess
+from tests.service import add_user
 from tests.stack import wait_for
 
 PASSWORD = "correct horse battery staple"
