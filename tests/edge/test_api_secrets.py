@@ -8,6 +8,7 @@ import string
 import zlib
 
 from hypothesis import example, given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from infrastructure.api_secrets import SHOWN, digest_of, is_secret, new_secret
@@ -42,6 +43,7 @@ def test_the_hash_is_a_plain_one() -> None:
     assert digest_of(secret) == hashlib.sha256(secret).digest()
 
 
+@effort(deadline=None)
 @given(
     st.one_of(st.binary(max_size=80), st.text(max_size=60).map(lambda text: b"dbk_" + text.encode("utf-8", "replace")))
 )
@@ -53,6 +55,7 @@ def test_junk_is_no_secret(junk: bytes) -> None:
     assert not is_secret(junk)
 
 
+@effort(deadline=None)
 @given(st.text(DIGITS, min_size=49, max_size=49))
 def test_what_only_looks_like_a_secret_is_none(digits: str) -> None:
     said, check = f"dbk_{digits[:43]}", digits[43:]
@@ -60,6 +63,7 @@ def test_what_only_looks_like_a_secret_is_none(digits: str) -> None:
     assert is_secret(f"{said}{checksum(said)}".encode())
 
 
+@effort(deadline=None)
 @given(st.data())
 def test_one_wrong_character_is_noticed(data: st.DataObject) -> None:
     secret = new_secret()
@@ -68,6 +72,7 @@ def test_one_wrong_character_is_noticed(data: st.DataObject) -> None:
     assert not is_secret(f"{secret[:place]}{other}{secret[place + 1 :]}".encode())
 
 
+@effort(deadline=None)
 @given(st.sampled_from(["\n", " ", "\0", "=", "0"]), st.booleans())
 def test_nothing_may_be_added(more: str, in_front: bool) -> None:
     secret = new_secret()
