@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SCALE ?=
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help up test test-kafka check audit bench lock python run-environment dev-environment
@@ -15,8 +16,8 @@ help:  ## this list
 up: run-environment  ## everything on this machine until Ctrl-C; SCALE="ledgers=2 events=1" scales pools
 	@exec $(BIN)/daybook up --stop-with-parent $(foreach wish,$(SCALE),--scale $(wish))
 
-test: dev-environment  ## all tests but those that need a real Apache Kafka
-	@$(BIN)/pytest -m "not kafka" $(ARGS)
+test: dev-environment  ## all tests but those that need a real Apache Kafka, JOBS files at a time
+	@$(BIN)/pytest -m "not kafka" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-kafka: dev-environment  ## events against a real Apache Kafka: needs Java 17 and Maven
 	@$(BIN)/pytest -m kafka tests/kafka $(ARGS)

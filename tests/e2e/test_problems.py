@@ -19,6 +19,7 @@ ELSEWHERE = {
     "unavailable": "test_crashes.py",
     "internal_error": "tests/edge/test_pipeline.py: from outside there is no known way to it",
     "command_cancelled": "no route cancels yet",
+    "username_taken": "below: it takes an administrator",
 }
 
 
@@ -26,7 +27,10 @@ def account(name: str, currency: str = "USD", kind: str = "liability", **limits:
     return {"name": name, "currency": currency, "type": kind, **limits}
 
 
-AT_APPLY: dict[str, tuple[str, Json]] = {
+# how each is sent to the ledger: a path and a body to POST, or a request of another kind
+Sent = tuple[str, Json] | Callable[[Client, str, dict[str, str]], httpx.Response]
+
+AT_APPLY: dict[str, Sent] = {
     "account_exists": ("accounts", account("wallets:alice")),
     "currency_exists": ("currencies", {"code": "POINTS", "scale": 1}),
     "reference_taken": ("transactions", posting(reference="taken")),
@@ -37,6 +41,10 @@ AT_APPLY: dict[str, tuple[str, Json]] = {
     "amount_overflow": ("transactions", posting(LARGE, "assets:points", "wallets:points")),
     "insufficient_funds": ("transactions", posting("1.00", "wallets:capped", "assets:bank")),
     "max_balance_exceeded": ("transactions", posting("11.00", "assets:bank", "wallets:capped")),
+    # nobody would be left who owns the ledger
+    "precondition_failed": lambda ada, base, wait: ada.http.delete(
+        f"{base}/grants/{ada.read('/auth/me')['id']}", headers=wait
+    ),
 }
 
 
@@ -118,14 +126,26 @@ def test_a_refusal_on_receipt(ada: Client, ledger: str, code: str) -> None:
 
 @pytest.mark.parametrize("code", AT_APPLY)
 def test_a_refusal_at_apply(ada: Client, ledger: str, code: str) -> None:
-    path, body = AT_APPLY[code]
-    answer = ada.post(f"/v1/ledgers/{ledger}/{path}", body, prefer=f"wait={PATIENCE_S}")
+    sent, base = AT_APPLY[code], f"/v1/ledgers/{ledger}"
+    if callable(sent):
+        answer = sent(ada, base, {"prefer": f"wait={PATIENCE_S}"})
+    else:
+        answer = ada.post(f"{base}/{sent[0]}", sent[1], prefer=f"wait={PATIENCE_S}")
+    _is_refused(ada, answer, code)
+
+
+def test_a_refusal_of_users(admin: Client) -> None:
+    taken = {"username": admin.username, "password": fresh("password")}
+    _is_refused(admin, admin.post("/v1/users", taken, prefer=f"wait={PATIENCE_S}"), "username_taken")
+
+
+def _is_refused(client: Client, answer: httpx.Response, code: str) -> None:
     problem = answer.json()
     assert is_whole(problem, code), problem
     assert (answer.status_code, answer.headers["content-type"]) == (problem["status"], "application/problem+json")
     assert problem["job"] == answer.headers["daybook-job"] and problem["instance"] == f"/v1/jobs/{problem['job']}"
     assert problem["correlation_id"] == answer.headers["x-correlation-id"]
-    job = ada.read(f"/v1/jobs/{problem['job']}")
+    job = client.read(f"/v1/jobs/{problem['job']}")
     assert (job["status"], job["problem"]) == ("rejected", problem)
 
 
