@@ -26,6 +26,7 @@ WELL_AFTER_S: Final = 30.0
 # While starting: a program that died so often will not get better by itself.
 DEATHS_BEFORE_READY: Final = 3
 TICK_S: Final = 0.05
+BREATH_S: Final = 0.02
 LINE_LIMIT: Final = 65_536
 COLOURS: Final = (36, 33, 32, 35, 34, 31, 96, 93, 92, 95, 94)
 
@@ -134,6 +135,8 @@ class Supervisor:
         """Looks after the units until a stop is asked for. Raises StopRequested."""
         while True:
             self.pump()
+            # lines come one by one, and a look for each would cost as much as a tenth of a request
+            time.sleep(BREATH_S)
 
     def pump(self) -> None:
         """One look around: prints what was said, notes who ended, restarts who is due. Raises StopRequested."""
@@ -193,8 +196,8 @@ class Supervisor:
             *lines, unit.rest = (unit.rest + piece).split(b"\n")
             if len(unit.rest) > LINE_LIMIT:
                 lines, unit.rest = [*lines, unit.rest], b""
-            for line in lines:
-                self.say(unit.program.name, line.decode(errors="replace"))
+            if lines:
+                self.say(unit.program.name, b"\n".join(lines).decode(errors="replace"))
 
     def say(self, name: str, text: str) -> None:
         """Prints lines behind a name, in the name's colour on a terminal."""

@@ -48,7 +48,7 @@ FAILED: Final = Refusal("command_failed", "The command broke its turn each time 
 MOST_LOGGED: Final = 100
 """Correlation ids in a turn's line; the journal has them all."""
 FULL: Final = 50
-GATHER_S: Final = 0.01
+GATHER_S: Final = 0.02
 """Between the turns of one busy actor: with fewer commands waiting than FULL, more are let gather for so long. Every
 turn has the same fixed cost, whatever it takes. An actor's first turn is never held up."""
 ACQUIT_PAUSES_S: Final = (0.1, 0.5, 1, 2, 4, 8)
