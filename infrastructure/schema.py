@@ -312,7 +312,19 @@ ledgers = Table(
     Column("accounts", BigInteger, nullable=False, server_default="0"),
     Column("version", BigInteger, nullable=False),
     Column("created_at", TIME, nullable=False),
+    # the end of the last closed period: nothing takes effect before
+    Column("closed_before", TIME),
     Index("ledgers_newest", "created_at", "id"),
+)
+
+periods = Table(
+    "periods",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("before", TIME, nullable=False),
+    Column("closed_at", TIME, nullable=False),
+    PrimaryKeyConstraint("ledger", "seq"),
 )
 
 currencies = Table(
@@ -369,13 +381,18 @@ transactions = Table(
     Column("effective_at", TIME, nullable=False),
     Column("recorded_at", TIME, nullable=False),
     Column("version", BigInteger, nullable=False),
+    Column("expires_at", TIME),
+    Column("reverses", Uuid),
+    Column("reversed_by", Uuid),
     PrimaryKeyConstraint("ledger", "id"),
     UniqueConstraint("ledger", "seq"),
+    Index("transactions_expiring", "expires_at", postgresql_where=text("status = 'pending'")),
     Index("transactions_reference", "ledger", "reference", unique=True, postgresql_where=text("reference IS NOT NULL")),
     Index("transactions_effective", "ledger", "effective_at", "seq"),
     CheckConstraint("status IN ('posted', 'pending', 'captured', 'voided', 'expired')", name="status"),
 )
 
+# What moved: a posting of a transaction, or what a capture took of one, at the seq of the event that moved it.
 postings = Table(
     "postings",
     metadata,
@@ -387,9 +404,86 @@ postings = Table(
     Column("currency", Text, nullable=False),
     Column("scale", SmallInteger, nullable=False),
     Column("amount", MONEY, nullable=False),
+    Column("effective_at", TIME, nullable=False),
     PrimaryKeyConstraint("ledger", "seq", "posting"),
     Index("postings_of_debit", "ledger", "debit", "seq"),
     Index("postings_of_credit", "ledger", "credit", "seq"),
     CheckConstraint("amount > 0 AND amount < 1e38", name="amount"),
     CheckConstraint("debit <> credit", name="two_accounts"),
+)
+
+# The postings of a transaction that was pending once, at its own seq: what they were to move, what of it was posted and
+# what is still held.
+holds = Table(
+    "holds",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("posting", SmallInteger, nullable=False),
+    Column("debit", Text, nullable=False),
+    Column("credit", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("scale", SmallInteger, nullable=False),
+    Column("amount", MONEY, nullable=False),
+    Column("posted", MONEY, nullable=False, server_default="0"),
+    Column("held", MONEY, nullable=False),
+    PrimaryKeyConstraint("ledger", "seq", "posting"),
+    Index("holds_of_debit", "ledger", "debit", "seq"),
+    Index("holds_of_credit", "ledger", "credit", "seq"),
+    CheckConstraint("amount > 0 AND amount < 1e38", name="amount"),
+    CheckConstraint("posted >= 0 AND held >= 0 AND posted + held <= amount", name="posted"),
+    CheckConstraint("debit <> credit", name="two_accounts"),
+)
+
+captures = Table(
+    "captures",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("transaction", Uuid, nullable=False),
+    # minor units, one a posting
+    Column("amounts", ARRAY(MONEY), nullable=False),
+    Column("effective_at", TIME, nullable=False),
+    Column("recorded_at", TIME, nullable=False),
+    PrimaryKeyConstraint("ledger", "seq"),
+    Index("captures_of_transaction", "ledger", "transaction", "seq"),
+)
+
+# What an account had pending from each event on that changed it.
+pending_sums = Table(
+    "pending_sums",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("pending_debits", MONEY, nullable=False),
+    Column("pending_credits", MONEY, nullable=False),
+    PrimaryKeyConstraint("ledger", "account", "seq"),
+)
+
+# What an account was until the event at a seq changed it: what it is now is with the account.
+account_changes = Table(
+    "account_changes",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    PrimaryKeyConstraint("ledger", "account", "seq"),
+)
+
+# Turns that wrote events: which worker's task, when, and how far the journal reached then.
+turns = Table(
+    "turns",
+    metadata,
+    Column("actor", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("recorded_at", TIME, nullable=False),
+    Column("turn", Uuid, nullable=False),
+    Column("task", Text),
+    Column("worker", Text),
+    PrimaryKeyConstraint("actor", "seq"),
+    Index("turns_by_time", "actor", "recorded_at", "seq"),
 )

@@ -64,3 +64,99 @@ class TransactionPosted(Event, frozen=True):
     description: str | None
     metadata: dict[str, str]
     effective_at: str
+
+
+class TransactionHeld(Event, frozen=True):
+    """What `TransactionPosted` says of one that moves nothing yet and reserves its amounts."""
+
+    transaction: UUID
+    postings: tuple[PostedLine, ...]
+    reference: str | None
+    description: str | None
+    metadata: dict[str, str]
+    effective_at: str
+    expires_at: str | None
+
+
+class HeldLine(msgspec.Struct, frozen=True, gc=False):
+    """One posting of a pending transaction: how much of it was posted or released now, and how much is still held.
+
+    `amount` and `released` are zero where nothing was.
+    """
+
+    debit: str
+    credit: str
+    amount: str
+    released: str
+    held: str
+    currency: str
+
+
+class TransactionCaptured(Event, frozen=True):
+    """`status` is the transaction's from now on; `capture` the id of this capture, which is its command's."""
+
+    transaction: UUID
+    capture: UUID
+    status: str
+    postings: tuple[HeldLine, ...]
+    effective_at: str
+
+
+class TransactionVoided(Event, frozen=True):
+    """`status` is `captured` where something was captured before, else `voided`."""
+
+    transaction: UUID
+    status: str
+    postings: tuple[HeldLine, ...]
+
+
+class TransactionExpired(Event, frozen=True):
+    """`status` is `captured` where something was captured before, else `expired`."""
+
+    transaction: UUID
+    status: str
+    postings: tuple[HeldLine, ...]
+
+
+class TransactionReversed(Event, frozen=True):
+    """A new transaction that undoes `reverses`, which is changed by it too."""
+
+    transaction: UUID
+    reverses: UUID
+    postings: tuple[PostedLine, ...]
+    reference: str | None
+    description: str | None
+    metadata: dict[str, str]
+    effective_at: str
+
+
+class TransactionMetadataChanged(Event, frozen=True):
+    """`metadata` is all of the transaction's, as it is from now on."""
+
+    transaction: UUID
+    metadata: dict[str, str]
+
+
+class AccountMetadataChanged(Event, frozen=True):
+    """`metadata` is all of the account's, as it is from now on."""
+
+    name: str
+    metadata: dict[str, str]
+
+
+class AccountFrozen(Event, frozen=True):
+    name: str
+
+
+class AccountUnfrozen(Event, frozen=True):
+    name: str
+
+
+class AccountClosed(Event, frozen=True):
+    name: str
+
+
+class PeriodClosed(Event, frozen=True):
+    """Nothing takes effect before `before` any more."""
+
+    before: str

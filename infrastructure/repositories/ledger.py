@@ -88,7 +88,7 @@ WHERE accounts.ledger = $1 AND accounts.name = moved.name
 _TRANSACTION = (
     "ledger", "id", "seq", "status", "reference", "description", "metadata", "effective_at", "recorded_at", "version",
 )  # fmt: skip
-_POSTING = ("ledger", "seq", "posting", "debit", "credit", "currency", "scale", "amount")
+_POSTING = ("ledger", "seq", "posting", "debit", "credit", "currency", "scale", "amount", "effective_at")
 
 _json = msgspec.json.Encoder().encode
 
@@ -265,6 +265,7 @@ async def _save_transactions(db: Db, ledger: Ledger, links: Sequence[Link], now:
         event, seq = link.entry.data, link.entry.seq
         if not isinstance(event, TransactionPosted):
             continue
+        effective_at = datetime.fromisoformat(event.effective_at)
         transactions.append(
             (
                 ledger.id,
@@ -274,7 +275,7 @@ async def _save_transactions(db: Db, ledger: Ledger, links: Sequence[Link], now:
                 event.reference,
                 event.description,
                 _json(event.metadata).decode(),
-                datetime.fromisoformat(event.effective_at),
+                effective_at,
                 now,
                 seq,
             )
@@ -282,6 +283,8 @@ async def _save_transactions(db: Db, ledger: Ledger, links: Sequence[Link], now:
         for index, line in enumerate(event.postings):
             scale = ledger.accounts[line.debit].scale
             amount = parse_minor(line.amount, scale)
-            postings.append((ledger.id, seq, index, line.debit, line.credit, line.currency, scale, amount))
+            postings.append(
+                (ledger.id, seq, index, line.debit, line.credit, line.currency, scale, amount, effective_at)
+            )
     await db.copy_records_to_table("transactions", records=transactions, columns=_TRANSACTION)
     await db.copy_records_to_table("postings", records=postings, columns=_POSTING)

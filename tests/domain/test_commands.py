@@ -123,7 +123,10 @@ LINE = {"debit": "a", "credit": "b", "amount": "1"}
         (PostTransaction, {"postings": [LINE], "description": "d" * 1_001}),
         (PostTransaction, {"postings": [LINE], "effective_at": "2026-11-22T12:00:00"}),
         (PostTransaction, {"postings": [LINE], "effective_at": "2026-11-22"}),
-        (PostTransaction, {"postings": [LINE], "pending": True}),
+        (PostTransaction, {"postings": [LINE], "pending": "yes"}),
+        (PostTransaction, {"postings": [LINE], "colour": "red"}),
+        (PostTransaction, {"postings": [LINE], "preconditions": [{"account": "a"}]}),
+        (Posting, LINE | {"up_to": "1"}),
     ],
 )
 def test_refuses_the_body(kind: type, body: dict[str, Any]) -> None:

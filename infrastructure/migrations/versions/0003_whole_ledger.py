@@ -1,0 +1,120 @@
+"""The whole ledger: holds and captures, reversals, closed periods, when a posting takes effect, and turns."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+STATEMENTS: Final = (
+    "ALTER TABLE ledgers ADD COLUMN closed_before TIMESTAMP WITH TIME ZONE",
+    """
+    CREATE TABLE periods (
+        ledger TEXT NOT NULL,
+        seq BIGINT NOT NULL,
+        before TIMESTAMP WITH TIME ZONE NOT NULL,
+        closed_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        CONSTRAINT periods_pkey PRIMARY KEY (ledger, seq)
+    )
+    """,
+    "ALTER TABLE transactions ADD COLUMN expires_at TIMESTAMP WITH TIME ZONE",
+    "ALTER TABLE transactions ADD COLUMN reverses UUID",
+    "ALTER TABLE transactions ADD COLUMN reversed_by UUID",
+    "CREATE INDEX transactions_expiring ON transactions (expires_at) WHERE status = 'pending'",
+    "ALTER TABLE postings ADD COLUMN effective_at TIMESTAMP WITH TIME ZONE",
+    # so far every posting is a transaction's own
+    """
+    UPDATE postings SET effective_at = transactions.effective_at
+    FROM transactions WHERE transactions.ledger = postings.ledger AND transactions.seq = postings.seq
+    """,
+    "ALTER TABLE postings ALTER COLUMN effective_at SET NOT NULL",
+    """
+    CREATE TABLE holds (
+        ledger TEXT NOT NULL,
+        seq BIGINT NOT NULL,
+        posting SMALLINT NOT NULL,
+        debit TEXT NOT NULL,
+        credit TEXT NOT NULL,
+        currency TEXT NOT NULL,
+        scale SMALLINT NOT NULL,
+        amount NUMERIC(38, 0) NOT NULL,
+        posted NUMERIC(38, 0) DEFAULT '0' NOT NULL,
+        held NUMERIC(38, 0) NOT NULL,
+        CONSTRAINT holds_pkey PRIMARY KEY (ledger, seq, posting),
+        CONSTRAINT holds_amount_check CHECK (amount > 0 AND amount < 1e38),
+        CONSTRAINT holds_posted_check CHECK (posted >= 0 AND held >= 0 AND posted + held <= amount),
+        CONSTRAINT holds_two_accounts_check CHECK (debit <> credit)
+    )
+    """,
+    "CREATE INDEX holds_of_debit ON holds (ledger, debit, seq)",
+    "CREATE INDEX holds_of_credit ON holds (ledger, credit, seq)",
+    """
+    CREATE TABLE captures (
+        ledger TEXT NOT NULL,
+        seq BIGINT NOT NULL,
+        id UUID NOT NULL,
+        transaction UUID NOT NULL,
+        amounts NUMERIC(38, 0)[] NOT NULL,
+        effective_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        recorded_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        CONSTRAINT captures_pkey PRIMARY KEY (ledger, seq)
+    )
+    """,
+    "CREATE INDEX captures_of_transaction ON captures (ledger, transaction, seq)",
+    """
+    CREATE TABLE pending_sums (
+        ledger TEXT NOT NULL,
+        account TEXT NOT NULL,
+        seq BIGINT NOT NULL,
+        pending_debits NUMERIC(38, 0) NOT NULL,
+        pending_credits NUMERIC(38, 0) NOT NULL,
+        CONSTRAINT pending_sums_pkey PRIMARY KEY (ledger, account, seq)
+    )
+    """,
+    """
+    CREATE TABLE account_changes (
+        ledger TEXT NOT NULL,
+        account TEXT NOT NULL,
+        seq BIGINT NOT NULL,
+        status TEXT NOT NULL,
+        metadata JSONB NOT NULL,
+        CONSTRAINT account_changes_pkey PRIMARY KEY (ledger, account, seq)
+    )
+    """,
+    """
+    CREATE TABLE turns (
+        actor TEXT NOT NULL,
+        seq BIGINT NOT NULL,
+        recorded_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        turn UUID NOT NULL,
+        task TEXT,
+        worker TEXT,
+        CONSTRAINT turns_pkey PRIMARY KEY (actor, seq)
+    )
+    """,
+    "CREATE INDEX turns_by_time ON turns (actor, recorded_at, seq)",
+    # of turns before these were kept: all events of one have its time
+    """
+    INSERT INTO turns (actor, seq, recorded_at, turn)
+    SELECT actor, max(seq), recorded_at, gen_random_uuid()
+    FROM (
+        SELECT actor, seq, (convert_from(event, 'UTF8')::json ->> 'recorded_at')::timestamptz AS recorded_at
+        FROM journal
+    ) AS events
+    GROUP BY actor, recorded_at
+    """,
+)
+
+
+def upgrade() -> None:
+    for statement in STATEMENTS:
+        op.get_bind().exec_driver_sql(statement)
+
+
+def downgrade() -> None:
+    raise NotImplementedError("Daybook's schema only moves forward: restore a backup instead")
