@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 import asyncpg
 import redis
@@ -27,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.listeners import listener
+from cli.surroundings import STATE, surroundings
 from infrastructure.broker import tls_of
 from infrastructure.kafka import connection as kafka_connection
 from infrastructure.migrations import VERSION, newest
@@ -60,7 +60,7 @@ class Finding:
 
 def doctor(
     *,
-    directory: Annotated[Path, Parameter(name=("--dir", "-d"))] = Path(".daybook"),
+    directory: Annotated[Path, Parameter(name=("--dir", "-d"))] = STATE,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Say what is wrong: settings, versions, ports, servers, migrations, clocks, queues, disk. Changes nothing.
@@ -85,27 +85,6 @@ def doctor(
         _tell(findings)
     if sick:
         sys.exit(1)
-
-
-def surroundings(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
-    """The environment, with what is missing in it taken from a `daybook up` that runs in the folder."""
-    try:
-        connection = json.loads((directory / "connection.json").read_text())
-        kept = json.loads((directory / "secrets.json").read_text())
-    except (OSError, ValueError):
-        return dict(environ)
-    made = {
-        "DAYBOOK_DATABASE_URL": connection["database_url"],
-        "DAYBOOK_REDIS_URL": connection["redis_url"],
-        "DAYBOOK_BROKER_URL": connection["broker_url"],
-        "DAYBOOK_KAFKA_SERVERS": connection["kafka_servers"],
-        "DAYBOOK_SECRET_KEY": kept["secret_key"],
-        "DAYBOOK_PORT": str(urlsplit(connection["api"]).port),
-        "DAYBOOK_FLOWER_PORT": str(urlsplit(connection["flower"]).port),
-        "DAYBOOK_FLOWER_PASSWORD": connection["flower_password"],
-        "DAYBOOK_STATE_DIR": str(directory),
-    }
-    return {**made, **{name: value for name, value in environ.items() if value}}
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from infrastructure import journal, settings
+from cli import surroundings
+from infrastructure import journal
 from infrastructure.postgres import open_pool
 from infrastructure.settings import Settings
 
@@ -32,7 +33,7 @@ _LOOK_S: Final = 0.2
 @app.command
 def lag() -> None:
     """Show how many events each subscriber lacks, and how old they are."""
-    asyncio.run(_lag(settings.load()))
+    asyncio.run(_lag(surroundings.load()))
 
 
 @app.command
@@ -64,13 +65,13 @@ def replay(
     """
     if (actor is None) is not all_actors:
         sys.exit("Say which: --actor ledger:acme, or --all.")
-    asyncio.run(_replay(settings.load(), subscriber, actor, from_seq, dry_run=dry_run, wait=wait))
+    asyncio.run(_replay(surroundings.load(), subscriber, actor, from_seq, dry_run=dry_run, wait=wait))
 
 
 @app.command
 def forget(subscriber: str) -> None:
     """Remove a handler that is no longer there, and its positions. If it comes back it begins at the first event."""
-    asyncio.run(_forget(settings.load(), subscriber))
+    asyncio.run(_forget(surroundings.load(), subscriber))
 
 
 def _check_seq(seq: int) -> None:

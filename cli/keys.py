@@ -10,7 +10,8 @@ from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 
-from infrastructure import settings, signing_keys
+from cli import surroundings
+from infrastructure import signing_keys
 from infrastructure.key_watch import LOOK_S
 from infrastructure.postgres import open_pool
 from infrastructure.settings import Settings
@@ -25,7 +26,7 @@ _HEARD: Final = f"Every API process knows within {LOOK_S:.0f} s."
 def list_keys() -> None:
     """List the keys, the one that signs first."""
     table = Table("kid", "algorithm", "made", "state")
-    for key in asyncio.run(_stored(settings.load())):
+    for key in asyncio.run(_stored(surroundings.load())):
         table.add_row(key.kid, key.algorithm, _made(key), _state(key))
     Console().print(table)
 
@@ -40,7 +41,7 @@ def rotate(*, algorithm: Algorithm | None = None) -> None:
         EdDSA can be verified by others, who find the public key at /.well-known/jwks.json; HS256 by Daybook alone.
         The same as before when not given.
     """
-    print(f"{_named(asyncio.run(_rotate(settings.load(), algorithm)))} {_HEARD}")
+    print(f"{_named(asyncio.run(_rotate(surroundings.load(), algorithm)))} {_HEARD}")
 
 
 @app.command
@@ -53,7 +54,7 @@ def retire(kid: str) -> None:
         Which, as `daybook keys list` shows it. If it is the one that signs, a new one takes its place.
     """
     try:
-        another = asyncio.run(_retire(settings.load(), kid))
+        another = asyncio.run(_retire(surroundings.load(), kid))
     except UnknownKey:
         sys.exit(f"There is no key {kid}.")
     print(f"Retired {kid}." + (f" {_named(another)}" if another is not None else "") + f" {_HEARD}")

@@ -10,10 +10,10 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from cli import surroundings
 from cli.registration import CONNECTIONS, register
 from domain.errors import DomainError
 from domain.identity.commands import Role
-from infrastructure import settings
 from infrastructure.postgres import open_pool
 from infrastructure.settings import Settings
 
@@ -40,7 +40,7 @@ def add(
     """
     password = secrets.token_urlsafe(18) if generate else _ask()
     try:
-        asyncio.run(_add(settings.load(), name, password, list(dict.fromkeys(role or ["user"]))))
+        asyncio.run(_add(surroundings.load(), name, password, list(dict.fromkeys(role or ["user"]))))
     except DomainError as error:
         sys.exit(error.detail)
     print(f"Added {name}." + (f" The password is {password}" if generate else ""))

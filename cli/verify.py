@@ -12,10 +12,10 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cli import surroundings
 from cli.audit import audit, list_ledgers
 from cli.audit_users import audit_users, count_user_events
 from cli.findings import Counts, Findings
-from infrastructure import settings
 from infrastructure.postgres import open_pool
 from infrastructure.settings import Settings
 
@@ -42,7 +42,7 @@ def verify(
     as_json
         Answer in JSON.
     """
-    findings, counts = asyncio.run(_verify(settings.load(), ledger, Findings(max(0, show)), quiet=as_json))
+    findings, counts = asyncio.run(_verify(surroundings.load(), ledger, Findings(max(0, show)), quiet=as_json))
     if ledger is not None and not counts.ledgers:
         print(f"There is no ledger {ledger}.", file=sys.stderr)
         sys.exit(2)

@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from cli import doctor as command
+from infrastructure.migrations import newest
 from tests.e2e.client import ROOT
 from tests.stack import Stack
 
@@ -80,7 +81,14 @@ def configured(stack: Stack, name: str, value: str) -> Iterator[None]:
 def test_a_healthy_product(stack: Stack) -> None:
     run = doctor("--dir", str(stack.state))
     assert run.returncode == 0, run.stdout
-    for words in ("Daybook answers", "at 0002, the newest", "Valkey", "volatile-lru", "append-only", "12 partitions"):
+    for words in (
+        "Daybook answers",
+        f"at {newest()}, the newest",
+        "Valkey",
+        "volatile-lru",
+        "append-only",
+        "12 partitions",
+    ):
         assert words in run.stdout
     for pool in ("ledgers", "identity", "events", "maintenance"):
         assert f"pool {pool}" in run.stdout
@@ -157,5 +165,5 @@ def test_an_empty_database_and_a_broker_without_workers(stack: Stack) -> None:
     empty = stack.connection["database_url"].rpartition("/")[0] + "/postgres"
     elsewhere = stack.connection["redis_url"].removesuffix("/0") + "/9"
     found = in_folder_of(stack, DAYBOOK_DATABASE_URL=empty, DAYBOOK_BROKER_URL=elsewhere)
-    assert found["postgres", "migrations"] == ("wrong", "at none, needs 0002: run daybook migrate")
+    assert found["postgres", "migrations"] == ("wrong", f"at none, needs {newest()}: run daybook migrate")
     assert found["workers", "pool ledgers"] == ("wrong", "0 workers answer, 0 messages wait")
