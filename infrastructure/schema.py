@@ -359,6 +359,8 @@ accounts = Table(
     Column("metadata", JSONB, nullable=False),
     Column("opened_at", TIME, nullable=False),
     Column("version", BigInteger, nullable=False),
+    # of the event that opened it: before, there was none
+    Column("opened_seq", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("ledger", "name"),
     CheckConstraint("type IN ('asset', 'expense', 'liability', 'equity', 'income')", name="type"),
     CheckConstraint("status IN ('open', 'frozen', 'closed')", name="status"),
@@ -472,6 +474,52 @@ account_changes = Table(
     Column("status", Text, nullable=False),
     Column("metadata", JSONB, nullable=False),
     PrimaryKeyConstraint("ledger", "account", "seq"),
+)
+
+# Movements of an account in runs: as many as `infrastructure.snapshots` says, consecutive, up to the run's last seq.
+# What they come to is with the run; a part of it is found in its chunks. Made of postings, and made again at will.
+sealed_runs = Table(
+    "sealed_runs",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("level", SmallInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("first_at", TIME, nullable=False),
+    Column("last_at", TIME, nullable=False),
+    Column("debits", Numeric, nullable=False),
+    Column("credits", Numeric, nullable=False),
+    PrimaryKeyConstraint("ledger", "account", "level", "last_seq"),
+)
+
+# A run's movements by effective time, a handful a row: when and which, and what the run comes to up to each of them.
+sealed_chunks = Table(
+    "sealed_chunks",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("level", SmallInteger, nullable=False),
+    Column("run", BigInteger, nullable=False),
+    Column("last_at", TIME, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("last_posting", SmallInteger, nullable=False),
+    # of the movements before these
+    Column("debits_before", Numeric, nullable=False),
+    Column("credits_before", Numeric, nullable=False),
+    Column("times", ARRAY(TIME), nullable=False),
+    Column("seqs", ARRAY(BigInteger), nullable=False),
+    Column("postings", ARRAY(SmallInteger), nullable=False),
+    Column("debits", ARRAY(Numeric), nullable=False),
+    Column("credits", ARRAY(Numeric), nullable=False),
+    PrimaryKeyConstraint("ledger", "account", "level", "run", "last_at", "last_seq", "last_posting"),
+)
+
+# How far a ledger has been looked through for accounts that have a run to be sealed.
+sealed_upto = Table(
+    "sealed_upto",
+    metadata,
+    Column("ledger", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
 )
 
 # Turns that wrote events: which worker's task, when, and how far the journal reached then.

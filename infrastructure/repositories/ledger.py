@@ -12,7 +12,7 @@ from asyncpg import Record
 
 from domain.currency import Currencies
 from domain.decision import Link
-from domain.ledger.events import LedgerCreated, TransactionPosted
+from domain.ledger.events import AccountOpened, LedgerCreated, TransactionPosted
 from domain.ledger.handlers import touches
 from domain.ledger.model import Account, Ledger, Member, Profile, Touches
 from domain.messages import Recorded
@@ -71,9 +71,9 @@ INSERT INTO currencies (ledger, code, scale) SELECT $1, * FROM unnest($2::text[]
 
 OPEN_ACCOUNTS: Final = """
 INSERT INTO accounts (ledger, name, currency, scale, type, min_balance, max_balance, metadata, opened_at, version,
-    posted_debits, posted_credits)
+    posted_debits, posted_credits, opened_seq)
 SELECT $1, * FROM unnest($2::text[], $3::text[], $4::smallint[], $5::text[], $6::numeric[], $7::numeric[], $8::jsonb[],
-    $9::timestamptz[], $10::bigint[], $11::numeric[], $12::numeric[])
+    $9::timestamptz[], $10::bigint[], $11::numeric[], $12::numeric[], $13::bigint[])
 """
 
 COUNT_ACCOUNTS: Final = "UPDATE ledgers SET accounts = accounts + $2 WHERE id = $1"
@@ -120,7 +120,7 @@ async def save(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> 
     kept = ledger.currencies.first_used
     if kept:
         await db.execute(KEEP_CURRENCIES, ledger.id, list(kept), list(kept.values()))
-    await _save_accounts(db, ledger)
+    await _save_accounts(db, ledger, links)
     posted = [link for link in links if isinstance(link.entry.data, TransactionPosted)]
     if posted:
         await _save_transactions(db, ledger, posted, now)
@@ -227,9 +227,10 @@ async def _create(db: Db, profile: Profile) -> None:
     )
 
 
-async def _save_accounts(db: Db, ledger: Ledger) -> None:
+async def _save_accounts(db: Db, ledger: Ledger, links: Sequence[Link]) -> None:
     opened = [ledger.accounts[name] for name in sorted(ledger.opened)]
     if opened:
+        seqs = {link.entry.data.name: link.entry.seq for link in links if isinstance(link.entry.data, AccountOpened)}
         await db.execute(
             OPEN_ACCOUNTS,
             ledger.id,
@@ -244,6 +245,7 @@ async def _save_accounts(db: Db, ledger: Ledger) -> None:
             [account.version for account in opened],
             [account.posted_debits for account in opened],
             [account.posted_credits for account in opened],
+            [seqs[account.name] for account in opened],
         )
         await db.execute(COUNT_ACCOUNTS, ledger.id, len(opened))
     moved = [ledger.accounts[name] for name in sorted(ledger.changed - ledger.opened)]

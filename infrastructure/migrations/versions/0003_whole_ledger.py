@@ -86,6 +86,56 @@ STATEMENTS: Final = (
         CONSTRAINT account_changes_pkey PRIMARY KEY (ledger, account, seq)
     )
     """,
+    "ALTER TABLE accounts ADD COLUMN opened_seq BIGINT DEFAULT '0' NOT NULL",
+    # those of former releases say so in their events alone
+    """
+    UPDATE accounts SET opened_seq = opened.seq
+    FROM (
+        SELECT substr(actor, 8) AS ledger, convert_from(event, 'UTF8')::json #>> '{data,name}' AS name, seq
+        FROM journal
+        WHERE actor LIKE 'ledger:%' AND convert_from(event, 'UTF8')::json ->> 'type' = 'AccountOpened'
+    ) AS opened
+    WHERE accounts.ledger = opened.ledger AND accounts.name = opened.name
+    """,
+    """
+    CREATE TABLE sealed_runs (
+        ledger TEXT NOT NULL,
+        account TEXT NOT NULL,
+        level SMALLINT NOT NULL,
+        last_seq BIGINT NOT NULL,
+        first_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        last_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        debits NUMERIC NOT NULL,
+        credits NUMERIC NOT NULL,
+        CONSTRAINT sealed_runs_pkey PRIMARY KEY (ledger, account, level, last_seq)
+    )
+    """,
+    """
+    CREATE TABLE sealed_chunks (
+        ledger TEXT NOT NULL,
+        account TEXT NOT NULL,
+        level SMALLINT NOT NULL,
+        run BIGINT NOT NULL,
+        last_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        last_seq BIGINT NOT NULL,
+        last_posting SMALLINT NOT NULL,
+        debits_before NUMERIC NOT NULL,
+        credits_before NUMERIC NOT NULL,
+        times TIMESTAMP WITH TIME ZONE[] NOT NULL,
+        seqs BIGINT[] NOT NULL,
+        postings SMALLINT[] NOT NULL,
+        debits NUMERIC[] NOT NULL,
+        credits NUMERIC[] NOT NULL,
+        CONSTRAINT sealed_chunks_pkey PRIMARY KEY (ledger, account, level, run, last_at, last_seq, last_posting)
+    )
+    """,
+    """
+    CREATE TABLE sealed_upto (
+        ledger TEXT NOT NULL,
+        seq BIGINT NOT NULL,
+        CONSTRAINT sealed_upto_pkey PRIMARY KEY (ledger)
+    )
+    """,
     """
     CREATE TABLE turns (
         actor TEXT NOT NULL,
