@@ -24,6 +24,7 @@ from infrastructure.postgres import Db
 from infrastructure.read_models import (
     AccountView,
     BalanceView,
+    CaptureView,
     CurrencyView,
     GrantView,
     JournalLine,
@@ -125,15 +126,32 @@ SELECT actors.epoch, actors.seq AS head, item.*
 WHERE ledgers.id = $1 ORDER BY item.name
 """
 
-_TRANSACTION: Final = "id, seq, status, reference, description, metadata, effective_at, recorded_at, version"
+_TRANSACTION: Final = """
+    id, seq, status, reference, description, metadata, effective_at, recorded_at, version, expires_at, reverses,
+    reversed_by
+"""
 
+# What was pending once has its postings among the holds; all else has moved what its postings say.
 _LINES: Final = """
-    SELECT json_agg(json_build_array(debit, credit, amount::text, currency, scale) ORDER BY posting)
-    FROM postings WHERE postings.ledger = $1 AND postings.seq = item.seq
+    CASE WHEN item.status = 'posted' THEN (
+        SELECT json_agg(json_build_array(debit, credit, amount::text, currency, scale) ORDER BY posting)
+        FROM postings WHERE postings.ledger = $1 AND postings.seq = item.seq
+    ) ELSE (
+        SELECT json_agg(
+            json_build_array(debit, credit, amount::text, currency, scale, posted::text, held::text) ORDER BY posting
+        )
+        FROM holds WHERE holds.ledger = $1 AND holds.seq = item.seq
+    ) END AS lines,
+    CASE WHEN item.status <> 'posted' THEN (
+        SELECT json_agg(json_build_array(
+            captures.id, amounts::text[], captures.effective_at, captures.recorded_at, captures.seq
+        ) ORDER BY captures.seq)
+        FROM captures WHERE captures.ledger = $1 AND captures.transaction = item.id
+    ) END AS captures
 """
 
 TRANSACTION: Final = f"""
-SELECT actors.epoch, actors.seq AS head, item.*, ({_LINES}) AS lines
+SELECT actors.epoch, actors.seq AS head, item.*, {_LINES}
 {_IN_LEDGER} LEFT JOIN LATERAL (
     SELECT {_TRANSACTION} FROM transactions WHERE ledger = $1 AND id = $2
 ) AS item ON true
@@ -142,21 +160,30 @@ WHERE ledgers.id = $1
 
 _FILTER: Final = """
     transactions.ledger = $1 AND transactions.seq < $2
-    AND ($3::text IS NULL OR status = $3)
-    AND ($4::timestamptz IS NULL OR effective_at >= $4) AND ($5::timestamptz IS NULL OR effective_at < $5)
+    AND ($3::text IS NULL OR transactions.status = $3)
+    AND ($4::timestamptz IS NULL OR transactions.effective_at >= $4)
+    AND ($5::timestamptz IS NULL OR transactions.effective_at < $5)
 """
 
 
 def _transactions(found: str) -> str:
-    """A page of the transactions that `found` selects, newest first, cut where its postings become too many."""
+    """A page of the transactions that `found` selects, newest first, cut where its postings become too many.
+
+    What a capture took of a posting counts as one more.
+    """
     return f"""
-SELECT actors.epoch, actors.seq AS head, item.*, ({_LINES}) AS lines
+SELECT actors.epoch, actors.seq AS head, item.*, {_LINES}
 {_IN_LEDGER} LEFT JOIN LATERAL (
     SELECT measured.*, sum(size) OVER (ORDER BY seq DESC) - size AS postings_before, count(*) OVER () AS found
     FROM (
-        SELECT found.*, (
+        SELECT found.*, CASE WHEN found.status = 'posted' THEN (
             SELECT count(*) FROM postings WHERE postings.ledger = $1 AND postings.seq = found.seq
-        ) AS size
+        ) ELSE (
+            SELECT count(*) FROM holds WHERE holds.ledger = $1 AND holds.seq = found.seq
+        ) + (
+            SELECT coalesce(sum(cardinality(amounts)), 0) FROM captures
+            WHERE captures.ledger = $1 AND captures.transaction = found.id
+        ) END AS size
         FROM ({found} ORDER BY seq DESC LIMIT $6) AS found
     ) AS measured
 ) AS item ON item.postings_before < {PAGE_POSTINGS}
@@ -165,38 +192,61 @@ WHERE ledgers.id = $1 ORDER BY item.seq DESC
 
 
 def _of_account(fitting: str) -> str:
-    """A page of the transactions with a posting to $7.
+    """A page of the transactions with a posting to $7, held or moved. `fitting` joins the transaction of a `line`.
 
-    Each side of the postings walks its own index backwards and stops at the limit, so that a busy account costs no more
-    than a quiet one.
+    Each side walks its own index backwards and stops at the limit, so that a busy account costs no more than a quiet
+    one. What captures have moved lies among the postings, too, at seqs that are no transaction's: it is passed over,
+    and where there are many captures there are many holds, of which the page's oldest ends that walk.
     """
-    sides = (
-        f"(SELECT DISTINCT postings.seq FROM postings {fitting} WHERE postings.ledger = $1 AND {side} = $7"
-        " AND postings.seq < $2 ORDER BY seq DESC LIMIT $6)"
-        for side in ("debit", "credit")
+
+    def _sides(table: str, condition: str) -> str:
+        return " UNION ".join(
+            f"(SELECT DISTINCT line.seq FROM {table} AS line {fitting} WHERE line.ledger = $1 AND line.{side} = $7"
+            f" AND line.seq < $2 AND {condition} ORDER BY seq DESC LIMIT $6)"
+            for side in ("debit", "credit")
+        )
+
+    held = _sides("holds", "($3::text IS NULL OR $3 <> 'posted')")
+    moved = _sides(
+        "postings",
+        "($3::text IS NULL OR $3 = 'posted')"
+        " AND line.seq >= (SELECT CASE WHEN count(*) = $6 THEN min(seq) ELSE 0 END FROM held)",
     )
-    return _transactions(
-        f"SELECT {_TRANSACTION} FROM transactions WHERE ledger = $1 AND seq IN ({' UNION '.join(sides)})"
-    )
+    return _transactions(f"""
+    WITH held AS MATERIALIZED (SELECT seq FROM ({held}) AS sides ORDER BY seq DESC LIMIT $6)
+    SELECT {_TRANSACTION} FROM transactions
+    WHERE ledger = $1 AND seq IN (SELECT seq FROM held UNION ALL {moved})
+    """)
 
 
 TRANSACTIONS: Final = _transactions(f"SELECT {_TRANSACTION} FROM transactions WHERE {_FILTER}")
 
+# Once more in so many words as the index of those has: of all transactions they are few.
+TRANSACTIONS_HELD: Final = _transactions(
+    f"SELECT {_TRANSACTION} FROM transactions WHERE {_FILTER} AND status = $3 AND status <> 'posted'"
+)
+
 TRANSACTIONS_OF_REFERENCE: Final = _transactions(f"""
     SELECT {_TRANSACTION} FROM transactions WHERE {_FILTER} AND reference = $7 AND ($8::text IS NULL OR EXISTS (
         SELECT FROM postings WHERE postings.ledger = $1 AND postings.seq = transactions.seq AND $8 IN (debit, credit)
+    ) OR EXISTS (
+        SELECT FROM holds WHERE holds.ledger = $1 AND holds.seq = transactions.seq AND $8 IN (debit, credit)
     ))
 """)
 
 # The inner LIMIT keeps the planner from joining all transactions to the walk. Within a range of time they may be fewer
 # than the account's postings: there the planner chooses.
 TRANSACTIONS_OF_ACCOUNT: Final = _of_account(
-    "CROSS JOIN LATERAL (SELECT FROM transactions"
-    f" WHERE transactions.seq = postings.seq AND {_FILTER} LIMIT 1) AS fitting"
+    f"CROSS JOIN LATERAL (SELECT FROM transactions WHERE transactions.seq = line.seq AND {_FILTER} LIMIT 1) AS fitting"
 )
-TRANSACTIONS_OF_ACCOUNT_IN_RANGE: Final = _of_account(
-    f"JOIN transactions ON transactions.seq = postings.seq AND {_FILTER}"
-)
+TRANSACTIONS_OF_ACCOUNT_IN_RANGE: Final = _of_account(f"JOIN transactions ON transactions.seq = line.seq AND {_FILTER}")
+
+# What is pending now is little beside all that an account has ever held.
+TRANSACTIONS_PENDING_OF_ACCOUNT: Final = _transactions(f"""
+    SELECT {_TRANSACTION} FROM transactions WHERE {_FILTER} AND status = 'pending' AND status <> 'posted' AND EXISTS (
+        SELECT FROM holds WHERE holds.ledger = $1 AND holds.seq = transactions.seq AND $7 IN (debit, credit)
+    )
+""")
 
 BALANCES: Final = f"""
 SELECT actors.epoch, actors.seq AS head, item.*
@@ -236,6 +286,8 @@ WHERE ledgers.id = $1 ORDER BY item.seq
 _GENESIS: Final = bytes(32)
 _metadata: Final = msgspec.json.Decoder(dict[str, str]).decode
 _lines: Final = msgspec.json.Decoder(list[tuple[str, str, str, str, int]]).decode
+_held_lines: Final = msgspec.json.Decoder(list[tuple[str, str, str, str, int, str, str]]).decode
+_captures: Final = msgspec.json.Decoder(list[tuple[UUID, list[str], datetime, datetime, int]]).decode
 
 
 # -- ledgers ----------------------------------------------------------------------------------------------------------
@@ -406,7 +458,10 @@ async def list_transactions(
     if wanted.reference is not None:
         rows = await db.fetch(TRANSACTIONS_OF_REFERENCE, *common, wanted.reference, wanted.account)
     elif wanted.account is None:
-        rows = await db.fetch(TRANSACTIONS, *common)
+        held = wanted.status not in (None, "posted")
+        rows = await db.fetch(TRANSACTIONS_HELD if held else TRANSACTIONS, *common)
+    elif wanted.status == "pending":
+        rows = await db.fetch(TRANSACTIONS_PENDING_OF_ACCOUNT, *common, wanted.account)
     elif wanted.start is None and wanted.end is None:
         rows = await db.fetch(TRANSACTIONS_OF_ACCOUNT, *common, wanted.account)
     else:
@@ -420,20 +475,27 @@ async def list_transactions(
 
 
 def _transaction(ledger: str, row: Record) -> TransactionView:
+    if row["status"] == "posted":
+        scales: list[int] = []
+        postings = [_posting(*line) for line in _lines(row["lines"])]
+    else:
+        held = _held_lines(row["lines"])
+        scales = [line[4] for line in held]
+        postings = [_held_posting(*line) for line in held]
     return TransactionView(
         id=row["id"],
         ledger=ledger,
         status=row["status"],
-        postings=[_posting(*line) for line in _lines(row["lines"])],
+        postings=postings,
         reference=row["reference"],
         description=row["description"],
         metadata=_metadata(row["metadata"]),
         effective_at=format_time(row["effective_at"]),
         recorded_at=format_time(row["recorded_at"]),
-        expires_at=None,
-        captures=(),
-        reverses=None,
-        reversed_by=None,
+        expires_at=None if row["expires_at"] is None else format_time(row["expires_at"]),
+        captures=_captured(row["captures"], scales),
+        reverses=row["reverses"],
+        reversed_by=row["reversed_by"],
         seq=row["seq"],
         version=row["version"],
     )
@@ -442,6 +504,26 @@ def _transaction(ledger: str, row: Record) -> TransactionView:
 def _posting(debit: str, credit: str, minor: str, currency: str, scale: int) -> PostingView:
     amount = format_minor(int(minor), scale)
     return PostingView(debit, credit, amount, currency, amount, format_minor(0, scale))
+
+
+def _held_posting(
+    debit: str, credit: str, minor: str, currency: str, scale: int, posted: str, held: str
+) -> PostingView:
+    amount, moved, kept = (format_minor(int(text), scale) for text in (minor, posted, held))
+    return PostingView(debit, credit, amount, currency, moved, kept)
+
+
+def _captured(rows: str | None, scales: Sequence[int]) -> tuple[CaptureView, ...]:
+    return tuple(
+        CaptureView(
+            capture,
+            tuple(format_minor(int(minor), scale) for minor, scale in zip(amounts, scales, strict=True)),
+            format_time(effective_at),
+            format_time(recorded_at),
+            seq,
+        )
+        for capture, amounts, effective_at, recorded_at, seq in _captures(rows or "[]")
+    )
 
 
 # -- sums -------------------------------------------------------------------------------------------------------------

@@ -389,6 +389,7 @@ transactions = Table(
     PrimaryKeyConstraint("ledger", "id"),
     UniqueConstraint("ledger", "seq"),
     Index("transactions_expiring", "expires_at", postgresql_where=text("status = 'pending'")),
+    Index("transactions_held", "ledger", "status", "seq", postgresql_where=text("status <> 'posted'")),
     Index("transactions_reference", "ledger", "reference", unique=True, postgresql_where=text("reference IS NOT NULL")),
     Index("transactions_effective", "ledger", "effective_at", "seq"),
     CheckConstraint("status IN ('posted', 'pending', 'captured', 'voided', 'expired')", name="status"),
