@@ -536,3 +536,41 @@ turns = Table(
     PrimaryKeyConstraint("actor", "seq"),
     Index("turns_by_time", "actor", "recorded_at", "seq"),
 )
+
+# -- exports ----------------------------------------------------------------------------------------------------------
+
+exports = Table(
+    "exports",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("ledger", Text, nullable=False),
+    Column("principal", Uuid, nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Column("status", Text, nullable=False, server_default="accepted"),
+    # what the file shows is the ledger as it was then
+    Column("seq", BigInteger, nullable=False),
+    Column("done", BigInteger, nullable=False, server_default="0"),
+    Column("total", BigInteger),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    Column("size", BigInteger, nullable=False, server_default="0"),
+    Column("problem", Text),
+    Column("correlation_id", Text, nullable=False),
+    Column("created_at", TIME, nullable=False, server_default=text("clock_timestamp()")),
+    Column("finished_at", TIME),
+    Column("expires_at", TIME),
+    Column("lease", Uuid),
+    Column("leased_until", TIME),
+    CheckConstraint("status IN ('accepted', 'running', 'succeeded', 'failed')", name="status"),
+    Index("exports_of_ledger", "ledger", "id"),
+    Index("exports_unfinished", "id", postgresql_where=text("status IN ('accepted', 'running')")),
+    Index("exports_expiring", "expires_at"),
+)
+
+export_parts = Table(
+    "export_parts",
+    metadata,
+    Column("export", Uuid, ForeignKey("exports.id", ondelete="CASCADE"), nullable=False),
+    Column("part", Integer, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("export", "part"),
+)

@@ -159,6 +159,41 @@ STATEMENTS: Final = (
     ) AS events
     GROUP BY actor, recorded_at
     """,
+    """
+    CREATE TABLE exports (
+        id UUID NOT NULL,
+        ledger TEXT NOT NULL,
+        principal UUID NOT NULL,
+        request BYTEA NOT NULL,
+        status TEXT DEFAULT 'accepted' NOT NULL,
+        seq BIGINT NOT NULL,
+        done BIGINT DEFAULT '0' NOT NULL,
+        total BIGINT,
+        attempts SMALLINT DEFAULT '0' NOT NULL,
+        size BIGINT DEFAULT '0' NOT NULL,
+        problem TEXT,
+        correlation_id TEXT NOT NULL,
+        created_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
+        finished_at TIMESTAMP WITH TIME ZONE,
+        expires_at TIMESTAMP WITH TIME ZONE,
+        lease UUID,
+        leased_until TIMESTAMP WITH TIME ZONE,
+        CONSTRAINT exports_pkey PRIMARY KEY (id),
+        CONSTRAINT exports_status_check CHECK (status IN ('accepted', 'running', 'succeeded', 'failed'))
+    )
+    """,
+    "CREATE INDEX exports_of_ledger ON exports (ledger, id)",
+    "CREATE INDEX exports_unfinished ON exports (id) WHERE status IN ('accepted', 'running')",
+    "CREATE INDEX exports_expiring ON exports (expires_at)",
+    """
+    CREATE TABLE export_parts (
+        export UUID NOT NULL,
+        part INTEGER NOT NULL,
+        content BYTEA NOT NULL,
+        CONSTRAINT export_parts_pkey PRIMARY KEY (export, part),
+        CONSTRAINT export_parts_export_fkey FOREIGN KEY(export) REFERENCES exports (id) ON DELETE CASCADE
+    )
+    """,
 )
 
 

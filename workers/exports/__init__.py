@@ -1,0 +1,1 @@
+"""Exports: what of a ledger is written out, in which format, and how."""

@@ -1,0 +1,95 @@
+"""Journal events as rows: what tables and bookkeeping programs are given.
+
+Events are read as the journal's bytes say, whatever has been added to them since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+Json = dict[str, Any]
+
+COLUMNS: Final = (
+    *("seq", "type", "recorded_at", "effective_at", "transaction", "entry", "posting", "debit", "credit", "amount"),
+    *("currency", "reference", "description", "metadata", "data", "command", "correlation_id"),
+)
+"""Of the journal as a table: a row for each amount that moved, or was held; one for any other event."""
+
+_KEPT: Final = ("seq", "type", "recorded_at", "command", "correlation_id")
+_LINES: Final = ("debit", "credit", "amount", "currency")
+
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_text: Final = msgspec.json.Encoder(order="sorted").encode
+
+
+def rows_of(event: bytes) -> Iterator[Json]:
+    """The rows of one event, each with all of `COLUMNS`, None where it has nothing to say."""
+    entry = _decode(event)
+    data = entry["data"]
+    kept = dict.fromkeys(COLUMNS) | {name: entry[name] for name in _KEPT}
+    lines = data.get("postings")
+    if lines is None:
+        yield kept | {"data": _text(data).decode()}
+        return
+    kept |= {
+        "effective_at": data.get("effective_at"),
+        "transaction": data["transaction"],
+        "entry": data.get("capture", data["transaction"]),
+        "reference": data.get("reference"),
+        "description": data.get("description"),
+        "metadata": _text(data["metadata"]).decode() if "metadata" in data else None,
+    }
+    for number, line in enumerate(lines):
+        yield kept | {"posting": number} | {name: line[name] for name in _LINES}
+
+
+class Movement(msgspec.Struct, frozen=True):
+    """What one event moved, as bookkeeping programs write it down: an amount a posting, none of them zero."""
+
+    seq: int
+    transaction: str
+    effective_at: str
+    reference: str | None
+    description: str | None
+    lines: tuple[tuple[str, str, str, str], ...]
+    """Debit, credit, amount, currency."""
+
+
+MOVES: Final = frozenset({"TransactionPosted", "TransactionReversed", "TransactionCaptured"})
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """An account, when it was opened."""
+
+    name: str
+    currency: str
+    scale: int
+    type: str
+    recorded_at: str
+
+
+def read(event: bytes, described: Mapping[str, tuple[str | None, str | None]]) -> Movement | Opened | None:
+    """What an event means to a bookkeeping program: None for what such programs have no word for.
+
+    `described` gives reference and description of the pending transactions that came before: a capture names them no
+    more.
+    """
+    entry = _decode(event)
+    kind, data = entry["type"], entry["data"]
+    if kind == "AccountOpened":
+        return Opened(data["name"], data["currency"], data["scale"], data["type"], entry["recorded_at"])
+    if kind not in MOVES:
+        return None
+    transaction = data["transaction"]
+    reference, described_as = described.get(transaction, (data.get("reference"), data.get("description")))
+    lines = tuple(_moved(data["postings"]))
+    return Movement(entry["seq"], transaction, data["effective_at"], reference, described_as, lines) if lines else None
+
+
+def _moved(lines: Iterable[Json]) -> Iterator[tuple[str, str, str, str]]:
+    for line in lines:
+        if line["amount"].strip("0."):
+            yield line["debit"], line["credit"], line["amount"], line["currency"]
