@@ -6,7 +6,7 @@ nothing, reads the journal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -40,6 +40,11 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 _APPENDED_AT_ONCE: Final = 250
 
+_OF_ACCOUNTS: Final = frozenset({"AccountFrozen", "AccountUnfrozen", "AccountClosed", "AccountMetadataChanged"})
+_OF_TRANSACTIONS: Final = frozenset(
+    {"TransactionCaptured", "TransactionVoided", "TransactionExpired", "TransactionMetadataChanged"}
+)
+
 
 class _Account(msgspec.Struct, frozen=True):
     account: str
@@ -47,16 +52,31 @@ class _Account(msgspec.Struct, frozen=True):
 
 class _Data(msgspec.Struct, frozen=True):
     user: str | None = None
+    name: str | None = None
+    transaction: str | None = None
+    reverses: str | None = None
 
 
 class _Touched(msgspec.Struct, frozen=True):
-    """What of an event tells which cached views it made old: those of accounts, or of what a user was granted.
+    """What of an event tells which cached views it made old: of accounts, transactions, or what a user was granted."""
 
-    A transaction just posted has no older view.
-    """
-
+    type: str
     data: _Data
     balances: tuple[_Account, ...]
+
+    def views(self) -> Iterator[str]:
+        """Their names within the ledger. A transaction that was just made has no older view."""
+        for balance in self.balances:
+            yield f"account:{balance.account}"
+        data = self.data
+        if self.type in _OF_ACCOUNTS:
+            yield f"account:{data.name}"
+        elif self.type in _OF_TRANSACTIONS:
+            yield f"transaction:{data.transaction}"
+        elif data.reverses is not None:
+            yield f"transaction:{data.reverses}"
+        elif data.user is not None:
+            yield f"grant:{data.user}"
 
 
 _read_touched: Final = msgspec.json.Decoder(_Touched).decode
@@ -110,11 +130,4 @@ def stream_key(actor: str) -> str:
 
 def _changed(lines: Sequence[Line]) -> dict[str, int]:
     """The views that these events changed, each with the last seq that did."""
-    changed: dict[str, int] = {}
-    for line in lines:
-        touched = _read_touched(line.event)
-        for balance in touched.balances:
-            changed[f"account:{balance.account}"] = line.seq
-        if touched.data.user is not None:
-            changed[f"grant:{touched.data.user}"] = line.seq
-    return changed
+    return {what: line.seq for line in lines for what in _read_touched(line.event).views()}
