@@ -95,6 +95,16 @@ PART: Final = "SELECT content FROM export_parts WHERE export = $1 AND part = $2"
 REMOVE: Final = "DELETE FROM exports WHERE ledger = $1 AND id = $2 RETURNING id"
 
 
+class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is to be written: the journal, the statement of an account from and to a moment, or the ledger as text."""
+
+    what: str
+    format: str
+    account: str | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+
 class Export(msgspec.Struct, frozen=True):
     """An export. `request` is the JSON it was asked for with; `done` of `total` is its progress, in events or lines.
 

@@ -5,7 +5,7 @@ Events are read as the journal's bytes say, whatever has been added to them sinc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -49,7 +49,7 @@ def rows_of(event: bytes) -> Iterator[Json]:
 class Movement(msgspec.Struct, frozen=True):
     """What one event moved, as bookkeeping programs write it down: an amount a posting, none of them zero."""
 
-    seq: int
+    capture: bool
     transaction: str
     effective_at: str
     reference: str | None
@@ -62,31 +62,30 @@ MOVES: Final = frozenset({"TransactionPosted", "TransactionReversed", "Transacti
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """An account, when it was opened."""
+    """An account that was opened."""
 
     name: str
     currency: str
     scale: int
     type: str
-    recorded_at: str
 
 
-def read(event: bytes, described: Mapping[str, tuple[str | None, str | None]]) -> Movement | Opened | None:
+def read(event: bytes) -> Movement | Opened | None:
     """What an event means to a bookkeeping program: None for what such programs have no word for.
 
-    `described` gives reference and description of the pending transactions that came before: a capture names them no
-    more.
+    A capture names neither reference nor description: they are its transaction's.
     """
     entry = _decode(event)
     kind, data = entry["type"], entry["data"]
     if kind == "AccountOpened":
-        return Opened(data["name"], data["currency"], data["scale"], data["type"], entry["recorded_at"])
+        return Opened(data["name"], data["currency"], data["scale"], data["type"])
     if kind not in MOVES:
         return None
-    transaction = data["transaction"]
-    reference, described_as = described.get(transaction, (data.get("reference"), data.get("description")))
     lines = tuple(_moved(data["postings"]))
-    return Movement(entry["seq"], transaction, data["effective_at"], reference, described_as, lines) if lines else None
+    if not lines:
+        return None
+    named = data.get("reference"), data.get("description")
+    return Movement(kind == "TransactionCaptured", data["transaction"], data["effective_at"], *named, lines)
 
 
 def _moved(lines: Iterable[Json]) -> Iterator[tuple[str, str, str, str]]:
