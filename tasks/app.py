@@ -18,6 +18,8 @@ from tasks.queues import QUEUES as QUEUES
 
 _settings = load()
 _sweep_s: Final = _settings.sweep_ms / 1000
+# Holds are to be released within 5 s of their time, however seldom sweeps are.
+_EXPIRE_S: Final = 2
 
 app = Celery("daybook", include=["tasks.turns", "tasks.deliveries", "tasks.sweeps"])
 app.conf.update(
@@ -59,7 +61,12 @@ app.conf.update(
             "schedule": _sweep_s,
             # An old sweep is worth nothing: one that waited longer than the next one's turn is dropped.
             "options": {"queue": "maintenance", "expires": _sweep_s},
-        }
+        },
+        "expire": {
+            "task": "tasks.sweeps.expire",
+            "schedule": _EXPIRE_S,
+            "options": {"queue": "maintenance", "expires": _EXPIRE_S},
+        },
     },
     beat_max_loop_interval=5,
 )

@@ -118,6 +118,7 @@ TASKS: Final[Mapping[str, Callable[[list[str]], str | None]]] = {
     "tasks.turns.run": _pool_of_turn,
     "tasks.deliveries.deliver": _pool_of_delivery,
     "tasks.sweeps.sweep": _pool_of_sweep,
+    "tasks.sweeps.expire": _pool_of_sweep,
 }
 """Every task, and which pool its arguments are for; None when they are not its arguments."""
 

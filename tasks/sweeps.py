@@ -1,4 +1,4 @@
-"""Sweeps: a task that beat sends, and a timer in every worker process for when beat, or the broker, is gone."""
+"""Sweeps: tasks that beat sends, and a timer in every worker process for when beat, or the broker, is gone."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from infrastructure.settings import Settings, load
 from tasks.app import QUEUE_OF_ACTOR, app
 from tasks.doorbell import Doorbell
 from tasks.runtime import Runtime, runtime
+from workers.expiry import Expiry
 from workers.sweep import Sweep
 
 log = structlog.get_logger(__name__)
@@ -36,6 +37,13 @@ async def _sweep_once(process: Runtime) -> None:
         await _sweep_of(process.settings, process.pool, broker, process.doorbell).run()
 
 
+@app.task(name="tasks.sweeps.expire")  # type: ignore[untyped-decorator]
+def expire() -> None:
+    """Asks for the end of transactions whose time is over."""
+    process = runtime()
+    process.run(Expiry(process.pool, process.doorbell.ring).run())
+
+
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _start_timer(**_: object) -> None:
     threading.Thread(target=lambda: asyncio.run(_sweep_forever(load())), name="sweep", daemon=True).start()
@@ -47,10 +55,11 @@ async def _sweep_forever(settings: Settings) -> None:
     while True:
         try:
             async with await open_pool(settings, application="sweep", size=1) as pool, _broker(settings) as broker:
-                sweep = _sweep_of(settings, pool, broker, doorbell)
+                sweep, expiry = _sweep_of(settings, pool, broker, doorbell), Expiry(pool, doorbell.ring)
                 while True:
                     await _pause(settings)
                     await sweep.run()
+                    await expiry.run()
         except Exception as error:
             # whatever it is, this thread goes on: it is what makes a lost doorbell harmless
             log.warning("sweep_failed", error=repr(error))
