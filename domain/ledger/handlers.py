@@ -1,11 +1,13 @@
 """What a ledger does with each command: check the rules, answer events. Pure: no clock, no I/O, no change of state.
 
-Appliers, below, are the only code that changes a `Ledger`; they trust the events.
+Appliers, below, are the only code that changes a `Ledger`; they trust the events. Those of accounts, transactions and
+holds have modules of their own; at the end of this one are the tables of all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -13,29 +15,50 @@ from msgspec.structs import replace
 
 from domain.clock import format_time
 from domain.decision import Stamp
+from domain.ledger import accounts, holds, transactions
 from domain.ledger import specifications as rules
+from domain.ledger.admission import admit, merged
 from domain.ledger.commands import (
+    CaptureTransaction,
+    CloseAccount,
+    ClosePeriod,
     CreateLedger,
+    ExpireTransaction,
+    FreezeAccount,
     GrantAccess,
     OpenAccount,
     PostTransaction,
     RegisterCurrency,
+    ReverseTransaction,
     RevokeAccess,
+    UnfreezeAccount,
+    UpdateAccount,
     UpdateLedger,
+    UpdateTransaction,
+    VoidTransaction,
 )
 from domain.ledger.events import (
     AccessGranted,
     AccessRevoked,
+    AccountClosed,
+    AccountFrozen,
+    AccountMetadataChanged,
     AccountOpened,
+    AccountUnfrozen,
     CurrencyRegistered,
     LedgerCreated,
     MetadataChanged,
-    PostedLine,
+    PeriodClosed,
+    TransactionCaptured,
+    TransactionExpired,
+    TransactionHeld,
+    TransactionMetadataChanged,
     TransactionPosted,
+    TransactionReversed,
+    TransactionVoided,
 )
-from domain.ledger.model import Account, Grant, Ledger, Profile, Touches
+from domain.ledger.model import Grant, Ledger, Profile, Touches
 from domain.messages import Command, Event, Recorded
-from domain.money import format_minor, parse_minor
 
 # -- handlers: command → events, or a DomainError ---------------------------------------------------------------------
 
@@ -49,20 +72,13 @@ def create_ledger(command: CreateLedger, ledger: Ledger, recorded: Recorded) -> 
 
 
 def update_ledger(command: UpdateLedger, ledger: Ledger, recorded: Recorded) -> list[Event]:
-    _admit(ledger, recorded, "owner")
-    merged = dict(ledger.profile.metadata) if ledger.profile is not None else {}
-    for key, value in command.metadata.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = value
-    rules.METADATA.check((merged,))
-    # sorted, since Postgres gives members back in an order of its own
-    return [MetadataChanged(metadata=dict(sorted(merged.items())))]
+    admit(ledger, recorded, "owner")
+    metadata = {} if ledger.profile is None else ledger.profile.metadata
+    return [MetadataChanged(metadata=merged(metadata, command.metadata))]
 
 
 def grant_access(command: GrantAccess, ledger: Ledger, recorded: Recorded) -> list[Event]:
-    _admit(ledger, recorded, "owner")
+    admit(ledger, recorded, "owner")
     admission = (rules.Admission(ledger, command.user, command.role),)
     rules.GRANTABLE.check(admission)
     rules.OWNED.check(admission)
@@ -70,7 +86,7 @@ def grant_access(command: GrantAccess, ledger: Ledger, recorded: Recorded) -> li
 
 
 def revoke_access(command: RevokeAccess, ledger: Ledger, recorded: Recorded) -> list[Event]:
-    _admit(ledger, recorded, "owner")
+    admit(ledger, recorded, "owner")
     admission = (rules.Admission(ledger, command.user, None),)
     rules.REVOCABLE.check(admission)
     rules.OWNED.check(admission)
@@ -78,90 +94,17 @@ def revoke_access(command: RevokeAccess, ledger: Ledger, recorded: Recorded) -> 
 
 
 def register_currency(command: RegisterCurrency, ledger: Ledger, recorded: Recorded) -> list[Event]:
-    _admit(ledger, recorded, "writer")
+    admit(ledger, recorded, "writer")
     registering = (rules.Registering(command, ledger),)
     for rule in rules.REGISTER_CURRENCY:
         rule.check(registering)
     return [CurrencyRegistered(code=command.code, scale=command.scale)]
 
 
-def open_account(command: OpenAccount, ledger: Ledger, recorded: Recorded) -> list[Event]:
-    _admit(ledger, recorded, "writer")
-    opening = rules.Opening(command, ledger)
-    for rule in rules.OPENING:
-        rule.check((opening,))
-    scale = opening.scale or 0
-    for limit in rules.LIMIT:
-        limit.check(opening.limits(scale))
-    return [
-        AccountOpened(
-            name=command.name,
-            currency=command.currency,
-            scale=scale,
-            type=command.type,
-            min_balance=_full_scale(command.min_balance, scale),
-            max_balance=_full_scale(command.max_balance, scale),
-            metadata=dict(command.metadata or {}),
-        )
-    ]
-
-
-def post_transaction(command: PostTransaction, ledger: Ledger, recorded: Recorded) -> list[Event]:
-    _admit(ledger, recorded, "writer")
-    rules.REFERENCE.check((rules.Referring(command.reference, ledger),))
-    accounts = ledger.accounts
-    legs = [
-        rules.Leg(index, posting, accounts.get(posting.debit), accounts.get(posting.credit))
-        for index, posting in enumerate(command.postings)
-    ]
-    for rule in rules.POSTING:
-        rule.check(legs)
-    movements = _movements(legs).values()
-    for limit in rules.MOVEMENT:
-        limit.check(movements)
-    return [
-        TransactionPosted(
-            transaction=recorded.id,
-            postings=tuple(_line(leg) for leg in legs),
-            reference=command.reference,
-            description=command.description,
-            metadata=dict(command.metadata or {}),
-            effective_at=format_time(command.effective_at or recorded.accepted_at),
-        )
-    ]
-
-
-def _admit(ledger: Ledger, recorded: Recorded, role: str) -> None:
-    rules.ACCESS.check((rules.Asked(ledger, ledger.may(recorded.principal, role)),))
-
-
-def _movements(legs: list[rules.Leg]) -> dict[str, rules.Movement]:
-    movements: dict[str, rules.Movement] = {}
-    for leg in legs:
-        if leg.debit is None or leg.credit is None:
-            raise AssertionError("the rules on postings were not checked")
-        leg.minor = parse_minor(leg.posting.amount, leg.debit.scale)
-        _movement(movements, leg.debit, leg.index).debit(leg.minor)
-        _movement(movements, leg.credit, leg.index).credit(leg.minor)
-    return movements
-
-
-def _movement(movements: dict[str, rules.Movement], account: Account, index: int) -> rules.Movement:
-    movement = movements.get(account.name)
-    if movement is None:
-        movement = movements[account.name] = rules.Movement(account, index)
-    return movement
-
-
-def _line(leg: rules.Leg) -> PostedLine:
-    if leg.debit is None:
-        raise AssertionError("the rules on postings were not checked")
-    account = leg.debit
-    return PostedLine(leg.posting.debit, leg.posting.credit, format_minor(leg.minor, account.scale), account.currency)
-
-
-def _full_scale(text: str | None, scale: int) -> str | None:
-    return None if text is None else format_minor(parse_minor(text, scale), scale)
+def close_period(command: ClosePeriod, ledger: Ledger, recorded: Recorded) -> list[Event]:
+    admit(ledger, recorded, "owner")
+    rules.FORWARD.check((rules.Dated(command.before, ledger),))
+    return [PeriodClosed(before=format_time(command.before))]
 
 
 # -- appliers: event → the ledger changed, and the names of the accounts it touched ------------------------------------
@@ -197,37 +140,9 @@ def currency_registered(event: CurrencyRegistered, ledger: Ledger, stamp: Stamp)
     return []
 
 
-def account_opened(event: AccountOpened, ledger: Ledger, stamp: Stamp) -> list[str]:
-    ledger.currencies.keep(event.currency, event.scale)
-    ledger.accounts[event.name] = Account(
-        name=event.name,
-        currency=event.currency,
-        scale=event.scale,
-        type=event.type,
-        min_balance=None if event.min_balance is None else parse_minor(event.min_balance, event.scale),
-        max_balance=None if event.max_balance is None else parse_minor(event.max_balance, event.scale),
-        metadata=event.metadata,
-        opened_at=stamp.recorded_at,
-        version=stamp.seq,
-    )
-    ledger.opened.add(event.name)
-    return [event.name]
-
-
-def transaction_posted(event: TransactionPosted, ledger: Ledger, stamp: Stamp) -> list[str]:
-    touched: dict[str, None] = {}
-    for line in event.postings:
-        debit, credit = ledger.accounts[line.debit], ledger.accounts[line.credit]
-        minor = parse_minor(line.amount, debit.scale)
-        debit.posted_debits += minor
-        credit.posted_credits += minor
-        touched[line.debit] = touched[line.credit] = None
-    for name in touched:
-        ledger.accounts[name].version = stamp.seq
-    ledger.changed.update(touched)
-    if event.reference is not None:
-        ledger.references.add(event.reference)
-    return list(touched)
+def period_closed(event: PeriodClosed, ledger: Ledger, stamp: Stamp) -> list[str]:
+    ledger.closed_before = datetime.fromisoformat(event.before)
+    return []
 
 
 # -- what each command needs to have loaded ---------------------------------------------------------------------------
@@ -236,24 +151,49 @@ def transaction_posted(event: TransactionPosted, ledger: Ledger, stamp: Stamp) -
 def touches(command: Command, into: Touches) -> None:
     """Adds to `into` what `command` will ask of the ledger."""
     if isinstance(command, PostTransaction):
-        for posting in command.postings:
-            into.accounts.add(posting.debit)
-            into.accounts.add(posting.credit)
-        if command.reference is not None:
+        _touches_of_posting(command, into)
+    elif isinstance(command, _OF_TRANSACTIONS):
+        into.transactions.add(command.transaction)
+        if isinstance(command, ReverseTransaction) and command.reference is not None:
             into.references.add(command.reference)
     elif isinstance(command, OpenAccount):
         into.accounts.add(command.name)
         into.currencies.add(command.currency)
+    elif isinstance(command, _OF_ACCOUNTS):
+        into.accounts.add(command.account)
     elif isinstance(command, RegisterCurrency):
         into.currencies.add(command.code)
     elif isinstance(command, (GrantAccess, RevokeAccess)):
         into.users.add(command.user)
 
 
+def _touches_of_posting(command: PostTransaction, into: Touches) -> None:
+    for posting in command.postings:
+        into.accounts.add(posting.debit)
+        into.accounts.add(posting.credit)
+    for precondition in command.preconditions or ():
+        into.accounts.add(precondition.account)
+    if command.reference is not None:
+        into.references.add(command.reference)
+
+
 def weight(command: Command) -> int:
     """How many postings a command counts for when a turn is bounded."""
-    return len(command.postings) if isinstance(command, PostTransaction) else 1
+    if isinstance(command, PostTransaction):
+        return len(command.postings)
+    if isinstance(command, CaptureTransaction) and command.amounts is not None:
+        return len(command.amounts)
+    return 1
 
+
+_OF_TRANSACTIONS: Final = (
+    CaptureTransaction,
+    VoidTransaction,
+    ExpireTransaction,
+    ReverseTransaction,
+    UpdateTransaction,
+)
+_OF_ACCOUNTS: Final = (UpdateAccount, FreezeAccount, UnfreezeAccount, CloseAccount)
 
 KINDS: Final[Mapping[str, type[Command]]] = {
     "create_ledger": CreateLedger,
@@ -262,7 +202,17 @@ KINDS: Final[Mapping[str, type[Command]]] = {
     "revoke_access": RevokeAccess,
     "register_currency": RegisterCurrency,
     "open_account": OpenAccount,
+    "update_account": UpdateAccount,
+    "freeze_account": FreezeAccount,
+    "unfreeze_account": UnfreezeAccount,
+    "close_account": CloseAccount,
     "post_transaction": PostTransaction,
+    "update_transaction": UpdateTransaction,
+    "capture_transaction": CaptureTransaction,
+    "void_transaction": VoidTransaction,
+    "expire_transaction": ExpireTransaction,
+    "reverse_transaction": ReverseTransaction,
+    "close_period": ClosePeriod,
 }
 HANDLERS: Final[Mapping[type[Command], Callable[..., list[Event]]]] = {
     CreateLedger: create_ledger,
@@ -270,8 +220,18 @@ HANDLERS: Final[Mapping[type[Command], Callable[..., list[Event]]]] = {
     GrantAccess: grant_access,
     RevokeAccess: revoke_access,
     RegisterCurrency: register_currency,
-    OpenAccount: open_account,
-    PostTransaction: post_transaction,
+    OpenAccount: accounts.open_account,
+    UpdateAccount: accounts.update_account,
+    FreezeAccount: accounts.freeze_account,
+    UnfreezeAccount: accounts.unfreeze_account,
+    CloseAccount: accounts.close_account,
+    PostTransaction: transactions.post_transaction,
+    UpdateTransaction: transactions.update_transaction,
+    CaptureTransaction: holds.capture_transaction,
+    VoidTransaction: holds.void_transaction,
+    ExpireTransaction: holds.expire_transaction,
+    ReverseTransaction: transactions.reverse_transaction,
+    ClosePeriod: close_period,
 }
 APPLIERS: Final[Mapping[type[Event], Callable[..., list[str]]]] = {
     LedgerCreated: ledger_created,
@@ -279,6 +239,17 @@ APPLIERS: Final[Mapping[type[Event], Callable[..., list[str]]]] = {
     AccessGranted: access_granted,
     AccessRevoked: access_revoked,
     CurrencyRegistered: currency_registered,
-    AccountOpened: account_opened,
-    TransactionPosted: transaction_posted,
+    AccountOpened: accounts.account_opened,
+    AccountMetadataChanged: accounts.account_metadata_changed,
+    AccountFrozen: accounts.account_frozen,
+    AccountUnfrozen: accounts.account_unfrozen,
+    AccountClosed: accounts.account_closed,
+    TransactionPosted: transactions.transaction_posted,
+    TransactionHeld: transactions.transaction_held,
+    TransactionMetadataChanged: transactions.transaction_metadata_changed,
+    TransactionCaptured: holds.transaction_captured,
+    TransactionVoided: holds.transaction_voided,
+    TransactionExpired: holds.transaction_expired,
+    TransactionReversed: transactions.transaction_reversed,
+    PeriodClosed: period_closed,
 }

@@ -14,6 +14,8 @@ from domain.messages import Balance
 from domain.money import format_minor
 
 DEBIT_NORMAL: Final = frozenset({"asset", "expense"})
+SERVICE: Final = UUID(int=0)
+"""Who asks for what nobody asks for: the service itself. Nothing was granted to it."""
 RANKS: Final = {"reader": 1, "writer": 2, "owner": 3}
 """Grants on a ledger; each includes the weaker ones."""
 CREATORS: Final = frozenset({"admin", "user"})
@@ -105,10 +107,12 @@ class Touches(msgspec.Struct):
     currencies: set[str]
     references: set[str]
     users: set[UUID]
+    transactions: set[UUID]
+    """Those that commands change or reverse. With each, the accounts of its postings are needed too."""
 
     @classmethod
     def none(cls) -> Touches:
-        return cls(set(), set(), set(), set())
+        return cls(set(), set(), set(), set(), set())
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -145,11 +149,77 @@ class Grant(msgspec.Struct, frozen=True):
     granted_at: datetime
 
 
+class Line(msgspec.Struct, gc=False):
+    """A posting of a transaction, in minor units: what it is about, and what of it was posted and is still held."""
+
+    debit: str
+    credit: str
+    amount: int
+    posted: int
+    held: int
+
+
+class Transaction(msgspec.Struct):
+    """A transaction as far as later commands may ask of it.
+
+    `status` is `posted`, `pending`, `captured`, `voided` or `expired`; `expired` says whether it was the expiry that
+    ended it, which `captured` does not tell.
+    """
+
+    id: UUID
+    seq: int
+    version: int
+    status: str
+    metadata: dict[str, str]
+    effective_at: datetime
+    lines: list[Line]
+    expires_at: datetime | None = None
+    expired: bool = False
+    reverses: UUID | None = None
+    reversed_by: UUID | None = None
+
+    @property
+    def has_posted(self) -> bool:
+        return any(line.posted for line in self.lines)
+
+
+class PendingSums(msgspec.Struct, frozen=True, gc=False):
+    """What an account has pending from the event at `seq` on, in minor units."""
+
+    account: str
+    seq: int
+    debits: int
+    credits: int
+
+
+class AccountBefore(msgspec.Struct, frozen=True):
+    """What an account was until the event at `seq` changed its status or its metadata."""
+
+    account: str
+    seq: int
+    status: str
+    metadata: dict[str, str]
+
+
 class Ledger(msgspec.Struct):
     """The aggregate, loaded as far as `Touches` asked. Handlers read it, appliers change it.
 
-    `members` holds the principals of the turn and the users that its commands name, as far as they exist; and of the
-    ledger's other owners enough to tell whether one is left when all of those are gone.
+    To load:
+    - `members` holds the principals of the turn and the users that its commands name, as far as they exist; and of the
+      ledger's other owners enough to tell whether one is left when all of those are gone.
+    - `named` are the transactions that the turn's commands name, whether there are any such or not: one that is posted
+      in this turn is kept in memory only if it is among them.
+    - `transactions` are those of them that were applied; `accounts` has the accounts of their lines too.
+    - `waiting` are those of them which a command is still to make that is scheduled, or waits in the mailbox: its
+      position there, None while it is scheduled. Those of the turn itself do no harm.
+    - `closed_before` is the end of the last closed period.
+
+    To save, beside what the events themselves say:
+    - `opened` and `changed` accounts: sums (pending ones too), status, metadata and version may be new;
+    - `pending_sums`, one an event and account whose holds it changed, and `accounts_before`, one an event that
+      changed an account's status or metadata, both in order of seq;
+    - `altered` transactions, which an event other than their first changed: status, metadata, version, `expired`,
+      `reversed_by`, and of each line `posted` and `held` may be new. All of them are in `transactions`.
     """
 
     id: str
@@ -161,6 +231,38 @@ class Ledger(msgspec.Struct):
     changed: set[str] = msgspec.field(default_factory=set)
     opened: set[str] = msgspec.field(default_factory=set)
     granted: dict[UUID, Grant] = msgspec.field(default_factory=dict)
+    named: set[UUID] = msgspec.field(default_factory=set)
+    transactions: dict[UUID, Transaction] = msgspec.field(default_factory=dict)
+    waiting: dict[UUID, int | None] = msgspec.field(default_factory=dict)
+    closed_before: datetime | None = None
+    altered: set[UUID] = msgspec.field(default_factory=set)
+    pending_sums: list[PendingSums] = msgspec.field(default_factory=list)
+    accounts_before: list[AccountBefore] = msgspec.field(default_factory=list)
+
+    def awaits(self, transaction: UUID, position: int) -> bool:
+        """Whether a transaction is still to be made by a command that comes after `position`, or is scheduled."""
+        if transaction not in self.waiting:
+            return False
+        place = self.waiting[transaction]
+        return place is None or place > position
+
+    def touch(self, names: Iterable[str], seq: int, *, holds: bool = False) -> list[str]:
+        """Notes that the event at `seq` changed sums of these accounts, pending ones if it is about `holds`."""
+        touched = list(names)
+        for name in touched:
+            account = self.accounts[name]
+            account.version = seq
+            if holds:
+                self.pending_sums.append(PendingSums(name, seq, account.pending_debits, account.pending_credits))
+        self.changed.update(touched)
+        return touched
+
+    def alter(self, transaction: UUID, seq: int) -> Transaction:
+        """The transaction, for the event at `seq` to change."""
+        altered = self.transactions[transaction]
+        altered.version = seq
+        self.altered.add(transaction)
+        return altered
 
     def may(self, principal: UUID, role: str) -> bool:
         member = self.members.get(principal)

@@ -3,62 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
+from domain.clock import format_time
 from domain.errors import DomainError, Fault, NotFoundError
-from domain.ledger.commands import MAX_METADATA, OpenAccount, Posting, RegisterCurrency
+from domain.ledger.commands import MAX_METADATA, OpenAccount, RegisterCurrency
 from domain.ledger.model import Account, Ledger
 from domain.money import LIMIT_MINOR, decimals_of, parse_minor
 from domain.specification import Rule, Specification
 
 
-class Leg(msgspec.Struct, gc=False):
-    """A posting beside the accounts it names, None where the ledger has no such account.
-
-    `minor` is the amount in minor units, once it is known to fit the currency's scale.
-    """
-
-    index: int
-    posting: Posting
-    debit: Account | None
-    credit: Account | None
-    minor: int = 0
-
-    @property
-    def scale(self) -> int:
-        return self.debit.scale if self.debit is not None else 0
-
-
-class Movement(msgspec.Struct, gc=False):
-    """What a transaction as a whole does to one account, in minor units. `index`: the first posting that names it.
-
-    `net` is how far the balance moves; positive is up.
-    """
-
-    account: Account
-    index: int
-    debits: int = 0
-    credits: int = 0
-    net: int = 0
-
-    def debit(self, minor: int) -> None:
-        self.debits += minor
-        self.net += minor if self.account.debit_normal else -minor
-
-    def credit(self, minor: int) -> None:
-        self.credits += minor
-        self.net -= minor if self.account.debit_normal else -minor
-
-
-def _refusal(code: str, detail: str, pointer: str, place: str) -> DomainError:
+def refusal(code: str, detail: str, pointer: str, place: str) -> DomainError:
     return DomainError(code, detail, (Fault(pointer, place),))
 
 
-def _at(index: int, code: str, detail: str, place: str) -> DomainError:
-    return _refusal(code, detail, f"#/postings/{index}", place)
+def finer(value: str, currency: str, scale: int, pointer: str) -> DomainError:
+    return refusal("amount_scale", f"{value} has more decimals than the {scale} of {currency}.", pointer, value)
 
 
 # -- access -----------------------------------------------------------------------------------------------------------
@@ -119,7 +83,7 @@ OWNED: Final = Rule(
 few_enough: Specification[dict[str, str]] = Specification(lambda metadata: len(metadata) <= MAX_METADATA)
 METADATA: Final = Rule(
     few_enough,
-    lambda metadata: _refusal(
+    lambda metadata: refusal(
         "validation_failed",
         f"That would make {len(metadata)} keys of metadata; {MAX_METADATA} is the most.",
         "#/metadata",
@@ -156,10 +120,6 @@ class Limit(msgspec.Struct, frozen=True):
     scale: int
 
 
-def _finer(value: str, currency: str, scale: int, pointer: str) -> DomainError:
-    return _refusal("amount_scale", f"{value} has more decimals than the {scale} of {currency}.", pointer, value)
-
-
 name_is_free: Specification[Opening] = Specification(lambda o: o.command.name not in o.ledger.accounts)
 currency_is_known: Specification[Opening] = Specification(lambda o: o.scale is not None)
 limit_fits_scale: Specification[Limit] = Specification(lambda limit: decimals_of(limit.value) <= limit.scale)
@@ -168,13 +128,11 @@ limit_fits: Specification[Limit] = Specification(lambda limit: abs(parse_minor(l
 OPENING: Final = (
     Rule(
         name_is_free,
-        lambda o: _refusal(
-            "account_exists", f"There is an account {o.command.name} already.", "#/name", o.command.name
-        ),
+        lambda o: refusal("account_exists", f"There is an account {o.command.name} already.", "#/name", o.command.name),
     ),
     Rule(
         currency_is_known,
-        lambda o: _refusal(
+        lambda o: refusal(
             "currency_unknown",
             f"{o.command.currency} is neither an ISO 4217 currency nor registered in this ledger.",
             "#/currency",
@@ -183,10 +141,10 @@ OPENING: Final = (
     ),
 )
 LIMIT: Final = (
-    Rule(limit_fits_scale, lambda limit: _finer(limit.value, limit.currency, limit.scale, f"#/{limit.field}")),
+    Rule(limit_fits_scale, lambda limit: finer(limit.value, limit.currency, limit.scale, f"#/{limit.field}")),
     Rule(
         limit_fits,
-        lambda limit: _refusal(
+        lambda limit: refusal(
             "amount_overflow", "A limit must stay below 10^38 minor units.", f"#/{limit.field}", limit.value
         ),
     ),
@@ -205,7 +163,7 @@ code_is_free: Specification[Registering] = Specification(lambda r: r.ledger.curr
 REGISTER_CURRENCY: Final = (
     Rule(
         code_is_free,
-        lambda r: _refusal(
+        lambda r: refusal(
             "currency_exists",
             f"{r.command.code} is known already, with scale {r.ledger.currencies.scale_of(r.command.code)}.",
             "#/code",
@@ -215,97 +173,89 @@ REGISTER_CURRENCY: Final = (
 )
 
 
-# -- posting a transaction --------------------------------------------------------------------------------------------
+# -- what becomes of an account ---------------------------------------------------------------------------------------
 
 
-class Referring(msgspec.Struct, frozen=True, gc=False):
-    reference: str | None
+class Named(msgspec.Struct, frozen=True, gc=False):
+    """The account that a path names, None where there is none."""
+
+    name: str
+    account: Account | None
+
+    @property
+    def status(self) -> str | None:
+        return None if self.account is None else self.account.status
+
+
+def _said(named: Named) -> str:
+    account = named.account
+    if account is None:
+        return named.name
+    said = f"{named.name} has a balance of {account.money(account.balance)} {account.currency}"
+    if account.pending_debits or account.pending_credits:
+        debits, credits = account.money(account.pending_debits), account.money(account.pending_credits)
+        said += f", pending debits of {debits} and pending credits of {credits}"
+    return f"{said}; all of it must be zero."
+
+
+is_there: Specification[Named] = Specification(lambda n: n.account is not None)
+is_open: Specification[Named] = Specification(lambda n: n.status == "open")
+is_frozen: Specification[Named] = Specification(lambda n: n.status == "frozen")
+is_closed: Specification[Named] = Specification(lambda n: n.status == "closed")
+is_empty: Specification[Named] = Specification(
+    lambda n: n.account is not None and not (n.account.balance or n.account.pending_debits or n.account.pending_credits)
+)
+
+_THERE: Final = Rule(is_there, lambda n: NotFoundError(f"There is no account {n.name}."))
+_NOT_CLOSED: Final = Rule(
+    ~is_closed, lambda n: DomainError("account_closed", f"{n.name} is closed for good; use another account.")
+)
+UPDATING: Final = (_THERE,)
+FREEZING: Final = (
+    _THERE,
+    _NOT_CLOSED,
+    Rule(is_open, lambda n: DomainError("account_status", f"{n.name} is frozen already.")),
+)
+UNFREEZING: Final = (
+    _THERE,
+    _NOT_CLOSED,
+    Rule(is_frozen, lambda n: DomainError("account_status", f"{n.name} is not frozen.")),
+)
+CLOSING: Final = (
+    _THERE,
+    Rule(~is_closed, lambda n: DomainError("account_status", f"{n.name} is closed already.")),
+    Rule(is_empty, lambda n: DomainError("account_not_empty", _said(n))),
+)
+
+
+# -- periods ----------------------------------------------------------------------------------------------------------
+
+
+class Dated(msgspec.Struct, frozen=True, gc=False):
+    """A moment at which something is to take effect, and whether the request names it or it follows from others."""
+
+    moment: datetime
     ledger: Ledger
+    pointer: str = "#"
 
 
-has_reference: Specification[Referring] = Specification(lambda r: r.reference is not None)
-reference_is_used: Specification[Referring] = Specification(lambda r: r.reference in r.ledger.references)
-REFERENCE: Final = Rule(
-    ~has_reference | ~reference_is_used,
-    lambda r: _refusal("reference_taken", f"{r.reference} names another transaction.", "#/reference", str(r.reference)),
+def _closed(dated: Dated) -> DomainError:
+    moment, end = format_time(dated.moment), format_time(dated.ledger.closed_before or dated.moment)
+    detail = f"The books are closed before {end}; this would take effect at {moment}."
+    return refusal("period_closed", detail, dated.pointer, moment)
+
+
+def _backwards(dated: Dated) -> DomainError:
+    end = format_time(dated.ledger.closed_before or dated.moment)
+    detail = f"The books are closed before {end} already; close them before a later moment."
+    return refusal("period_closed", detail, "#/before", format_time(dated.moment))
+
+
+is_after_closing: Specification[Dated] = Specification(
+    lambda d: d.ledger.closed_before is None or d.moment >= d.ledger.closed_before
 )
-
-
-def _missing(leg: Leg) -> DomainError:
-    name = leg.posting.debit if leg.debit is None else leg.posting.credit
-    return _at(leg.index, "account_not_found", f"There is no account {name}.", name)
-
-
-def _mismatch(leg: Leg) -> DomainError:
-    debit, credit = leg.debit, leg.credit
-    said = " and ".join(f"{a.name} is in {a.currency}" for a in (debit, credit) if a is not None)
-    return _at(leg.index, "currency_mismatch", f"{said}.", leg.posting.credit)
-
-
-def _too_fine(leg: Leg) -> DomainError:
-    currency = leg.debit.currency if leg.debit is not None else ""
-    return _finer(leg.posting.amount, currency, leg.scale, f"#/postings/{leg.index}/amount")
-
-
-debit_is_open: Specification[Leg] = Specification(lambda leg: leg.debit is not None)
-credit_is_open: Specification[Leg] = Specification(lambda leg: leg.credit is not None)
-one_currency: Specification[Leg] = Specification(
-    lambda leg: leg.debit is not None and leg.credit is not None and leg.debit.currency == leg.credit.currency
+is_forward: Specification[Dated] = Specification(
+    lambda d: d.ledger.closed_before is None or d.moment > d.ledger.closed_before
 )
-amount_fits_scale: Specification[Leg] = Specification(lambda leg: decimals_of(leg.posting.amount) <= leg.scale)
-
-POSTING: Final = (
-    Rule(debit_is_open & credit_is_open, _missing),
-    Rule(one_currency, _mismatch),
-    Rule(amount_fits_scale, _too_fine),
-)
-
-
-def _overflow(movement: Movement) -> DomainError:
-    name = movement.account.name
-    return _at(movement.index, "amount_overflow", f"A total of {name} would reach 10^38 minor units.", name)
-
-
-def _insufficient(movement: Movement) -> DomainError:
-    account = movement.account
-    floor = account.min_balance or 0
-    limit = f" and may not fall below {account.money(floor)}" if floor else ""
-    detail = (
-        f"{account.name} has {account.money(account.available)} {account.currency} available{limit}; "
-        f"{account.money(-movement.net)} needed."
-    )
-    return _at(movement.index, "insufficient_funds", detail, account.name)
-
-
-def _exceeded(movement: Movement) -> DomainError:
-    account = movement.account
-    detail = (
-        f"{account.name} has {account.money(account.balance)} {account.currency} and may not rise above "
-        f"{account.money(account.max_balance or 0)}; {account.money(movement.net)} more would."
-    )
-    return _at(movement.index, "max_balance_exceeded", detail, account.name)
-
-
-def _incoming_holds(account: Account) -> int:
-    return account.pending_debits if account.debit_normal else account.pending_credits
-
-
-totals_fit: Specification[Movement] = Specification(
-    lambda m: m.account.posted_debits + m.debits < LIMIT_MINOR and m.account.posted_credits + m.credits < LIMIT_MINOR
-)
-has_minimum: Specification[Movement] = Specification(lambda m: m.account.min_balance is not None)
-moves_down: Specification[Movement] = Specification(lambda m: m.net < 0)
-stays_above: Specification[Movement] = Specification(
-    lambda m: m.account.available + m.net >= (m.account.min_balance or 0)
-)
-has_maximum: Specification[Movement] = Specification(lambda m: m.account.max_balance is not None)
-moves_up: Specification[Movement] = Specification(lambda m: m.net > 0)
-stays_below: Specification[Movement] = Specification(
-    lambda m: m.account.balance + _incoming_holds(m.account) + m.net <= (m.account.max_balance or 0)
-)
-
-MOVEMENT: Final = (
-    Rule(totals_fit, _overflow),
-    Rule(~(has_minimum & moves_down) | stays_above, _insufficient),
-    Rule(~(has_maximum & moves_up) | stays_below, _exceeded),
-)
+OPEN_PERIOD: Final = Rule(is_after_closing, _closed)
+FORWARD: Final = Rule(is_forward, _backwards)
