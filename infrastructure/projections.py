@@ -30,6 +30,7 @@ from infrastructure.read_models import (
     JournalLine,
     LedgerView,
     Page,
+    PeriodView,
     PostingView,
     Snapshot,
     TransactionView,
@@ -99,6 +100,12 @@ CURRENCY: Final = f"""
 SELECT actors.epoch, actors.seq AS head, code, scale
 {_IN_LEDGER} JOIN currencies ON currencies.ledger = ledgers.id
 WHERE ledgers.id = $1 AND code = $2
+"""
+
+PERIOD: Final = f"""
+SELECT actors.epoch, actors.seq AS head, periods.seq, before, closed_at
+{_IN_LEDGER} JOIN periods ON periods.ledger = ledgers.id
+WHERE ledgers.id = $1 AND before = $2
 """
 
 _ACCOUNT: Final = """
@@ -375,6 +382,14 @@ async def find_currency(db: Db, ledger: str, code: str) -> Snapshot[CurrencyView
     return None if row is None else _at(row, CurrencyView(row["code"], row["scale"]))
 
 
+async def find_period(db: Db, ledger: str, before: datetime) -> Snapshot[PeriodView] | None:
+    """The period that was closed with this end."""
+    row = await db.fetchrow(PERIOD, ledger, before)
+    if row is None:
+        return None
+    return _at(row, PeriodView(format_time(row["before"]), format_time(row["closed_at"]), row["seq"]))
+
+
 async def find_account(db: Db, ledger: str, name: str) -> Snapshot[AccountView | None] | None:
     row = await db.fetchrow(ACCOUNT, ledger, name)
     if row is None:
@@ -553,10 +568,11 @@ async def find_trial_balance(db: Db, ledger: str) -> Snapshot[list[TrialView]] |
     if not rows:
         return None
     by_currency = groupby(_present(rows, "currency"), key=lambda row: str(row["currency"]))
-    return _at(rows[0], [_trial(currency, list(types)) for currency, types in by_currency])
+    return _at(rows[0], [trial_of(currency, list(types)) for currency, types in by_currency])
 
 
-def _trial(currency: str, rows: Sequence[Record]) -> TrialView:
+def trial_of(currency: str, rows: Sequence[Record]) -> TrialView:
+    """One currency of a trial balance, of its types' `scale`, `debits` and `credits`."""
     scale = rows[0]["scale"]
     debits, credits = (sum(int(row[column]) for row in rows) for column in ("debits", "credits"))
     types = [

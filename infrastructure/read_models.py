@@ -102,6 +102,39 @@ class AccountView(msgspec.Struct, frozen=True):
     version: int
 
 
+class AccountAtView(msgspec.Struct, frozen=True):
+    """An account as it was at `seq`. By effective time nothing is pending or available: holds have none."""
+
+    ledger: str
+    name: str
+    currency: str
+    type: AccountType
+    normal_balance: Side
+    status: AccountStatus
+    min_balance: Money | None
+    max_balance: Money | None
+    posted_debits: Money
+    posted_credits: Money
+    pending_debits: Money | None
+    pending_credits: Money | None
+    balance: Money
+    available: Money | None
+    metadata: dict[str, str]
+    opened_at: Time
+    version: int
+    seq: int
+
+
+class AccountsAtView(msgspec.Struct, frozen=True):
+    """Accounts as they were at `seq`."""
+
+    seq: int
+    effective_at: Time | None
+    recorded_at: Time | None
+    items: list[AccountAtView]
+    next: str | None
+
+
 class PostingView(msgspec.Struct, frozen=True):
     """`posted` and `held` say what became of `amount`. All three but the amount are null before it is applied."""
 
@@ -141,18 +174,26 @@ class TransactionView(msgspec.Struct, frozen=True):
     version: int | None
 
 
+class PeriodView(msgspec.Struct, frozen=True):
+    """Nothing takes effect before `before` any more."""
+
+    before: Time
+    closed_at: Time
+    seq: int
+
+
 class BalanceView(msgspec.Struct, frozen=True):
-    """The sums of all accounts of one type in one currency."""
+    """The sums of all accounts of one type in one currency. By effective time nothing is pending or available."""
 
     currency: str
     type: AccountType
     accounts: int
     posted_debits: Money
     posted_credits: Money
-    pending_debits: Money
-    pending_credits: Money
+    pending_debits: Money | None
+    pending_credits: Money | None
     balance: Money
-    available: Money
+    available: Money | None
 
 
 class TypeView(msgspec.Struct, frozen=True):
@@ -189,6 +230,37 @@ class TrialBalanceView(msgspec.Struct, frozen=True):
     effective_at: Time | None
     recorded_at: Time | None
     items: list[TrialView]
+
+
+class LineView(msgspec.Struct, frozen=True):
+    """What a posting moved on an account, and its balance then. `entry` is the capture if it was one."""
+
+    transaction: UUID
+    entry: UUID
+    posting: int
+    counterparty: str
+    direction: Side
+    amount: Money
+    balance: Money
+    reference: str | None
+    description: str | None
+    effective_at: Time
+    recorded_at: Time
+    seq: int
+
+
+class StatementView(msgspec.Struct, frozen=True, rename={"start": "from", "end": "to"}):
+    """What moved an account from a time on and before another. Opening and closing are of all of it, on every page."""
+
+    account: str
+    currency: str
+    start: Time | None
+    end: Time | None
+    seq: int
+    opening: Money
+    closing: Money
+    items: list[LineView]
+    next: str | None
 
 
 class JournalLine(msgspec.Struct, frozen=True):

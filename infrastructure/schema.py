@@ -386,6 +386,8 @@ transactions = Table(
     Column("expires_at", TIME),
     Column("reverses", Uuid),
     Column("reversed_by", Uuid),
+    # whether it was its expiry that ended it, which "captured" does not tell
+    Column("expired", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("ledger", "id"),
     UniqueConstraint("ledger", "seq"),
     Index("transactions_expiring", "expires_at", postgresql_where=text("status = 'pending'")),

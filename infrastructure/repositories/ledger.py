@@ -12,15 +12,15 @@ from asyncpg import Record
 
 from domain.currency import Currencies
 from domain.decision import Link
-from domain.ledger.events import AccountOpened, LedgerCreated, TransactionPosted
+from domain.ledger.events import AccountOpened, LedgerCreated, PeriodClosed
 from domain.ledger.handlers import touches
 from domain.ledger.model import Account, Ledger, Member, Profile, Touches
 from domain.messages import Recorded
-from domain.money import parse_minor
 from infrastructure.currencies import ISO_SCALES
 from infrastructure.postgres import Db
+from infrastructure.repositories import transactions
 
-PROFILE: Final = "SELECT id, name, owner, metadata, created_at, version FROM ledgers WHERE id = $1"
+PROFILE: Final = "SELECT id, name, owner, metadata, created_at, version, closed_before FROM ledgers WHERE id = $1"
 
 MEMBERS: Final = """
 SELECT users.id, users.status = 'active' AS active, users.roles, grants.role
@@ -48,8 +48,6 @@ FROM accounts WHERE ledger = $1 AND name = ANY ($2::text[])
 
 CURRENCIES: Final = "SELECT code, scale FROM currencies WHERE ledger = $1 AND code = ANY ($2::text[])"
 
-REFERENCES: Final = "SELECT reference FROM transactions WHERE ledger = $1 AND reference = ANY ($2::text[])"
-
 CREATE: Final = """
 INSERT INTO ledgers (id, name, metadata, owner, version, created_at) VALUES ($1, $2, $3, $4, $5, $6)
 """
@@ -71,9 +69,10 @@ INSERT INTO currencies (ledger, code, scale) SELECT $1, * FROM unnest($2::text[]
 
 OPEN_ACCOUNTS: Final = """
 INSERT INTO accounts (ledger, name, currency, scale, type, min_balance, max_balance, metadata, opened_at, version,
-    posted_debits, posted_credits, opened_seq)
+    posted_debits, posted_credits, opened_seq, status, pending_debits, pending_credits)
 SELECT $1, * FROM unnest($2::text[], $3::text[], $4::smallint[], $5::text[], $6::numeric[], $7::numeric[], $8::jsonb[],
-    $9::timestamptz[], $10::bigint[], $11::numeric[], $12::numeric[], $13::bigint[])
+    $9::timestamptz[], $10::bigint[], $11::numeric[], $12::numeric[], $13::bigint[], $14::text[], $15::numeric[],
+    $16::numeric[])
 """
 
 COUNT_ACCOUNTS: Final = "UPDATE ledgers SET accounts = accounts + $2 WHERE id = $1"
@@ -85,10 +84,25 @@ FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) AS moved (name, de
 WHERE accounts.ledger = $1 AND accounts.name = moved.name
 """
 
-_TRANSACTION = (
-    "ledger", "id", "seq", "status", "reference", "description", "metadata", "effective_at", "recorded_at", "version",
-)  # fmt: skip
-_POSTING = ("ledger", "seq", "posting", "debit", "credit", "currency", "scale", "amount", "effective_at")
+# Of accounts whose holds, status or metadata are new as well.
+CHANGE_ACCOUNTS: Final = """
+UPDATE accounts SET posted_debits = changed.posted_debits::numeric, posted_credits = changed.posted_credits::numeric,
+    pending_debits = changed.pending_debits::numeric, pending_credits = changed.pending_credits::numeric,
+    status = changed.status, metadata = changed.metadata, version = changed.version
+FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[], $9::bigint[])
+    AS changed (name, posted_debits, posted_credits, pending_debits, pending_credits, status, metadata, version)
+WHERE accounts.ledger = $1 AND accounts.name = changed.name
+"""
+
+CLOSE_PERIODS: Final = """
+INSERT INTO periods (ledger, seq, before, closed_at)
+SELECT $1, *, $4::timestamptz FROM unnest($2::bigint[], $3::timestamptz[])
+"""
+
+CLOSE_BEFORE: Final = "UPDATE ledgers SET closed_before = $2 WHERE id = $1"
+
+_ACCOUNT_CHANGE = ("ledger", "account", "seq", "status", "metadata")
+_PENDING_SUMS = ("ledger", "account", "seq", "pending_debits", "pending_credits")
 
 _json = msgspec.json.Encoder().encode
 
@@ -103,13 +117,20 @@ async def load(db: Db, ledger_id: str, commands: Iterable[Recorded]) -> Ledger:
     if needed.users:
         await db.execute(LOCK_GRANTS, ledger_id, sorted(needed.users))
     row = await db.fetchrow(PROFILE, ledger_id)
+    named = await transactions.load(db, ledger_id, needed.transactions)
+    for transaction in named.values():
+        needed.accounts.update(account for line in transaction.lines for account in (line.debit, line.credit))
     return Ledger(
         id=ledger_id,
         profile=None if row is None else _profile(row),
         currencies=Currencies(await _scales(db, ledger_id, needed.currencies), ISO_SCALES),
         accounts=await _accounts(db, ledger_id, needed.accounts),
-        references=await _references(db, ledger_id, needed.references),
+        references=await transactions.references(db, ledger_id, needed.references),
         members=await _members(db, ledger_id, principals, needed.users),
+        named=needed.transactions,
+        transactions=named,
+        waiting=await transactions.waiting(db, ledger_id, needed.transactions),
+        closed_before=None if row is None else row["closed_before"],
     )
 
 
@@ -121,15 +142,16 @@ async def save(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> 
     if kept:
         await db.execute(KEEP_CURRENCIES, ledger.id, list(kept), list(kept.values()))
     await _save_accounts(db, ledger, links)
-    posted = [link for link in links if isinstance(link.entry.data, TransactionPosted)]
-    if posted:
-        await _save_transactions(db, ledger, posted, now)
+    await _save_changes(db, ledger)
+    await _save_periods(db, ledger.id, links, now)
+    await transactions.save(db, ledger, links, now)
 
 
 def views(ledger: Ledger) -> list[str]:
     """The cached views that the turn's events made old, by their names within the ledger."""
     return [
         *(f"account:{name}" for name in ledger.changed | ledger.opened),
+        *(f"transaction:{transaction}" for transaction in ledger.altered),
         *(f"grant:{user}" for user in ledger.granted),
     ]
 
@@ -146,12 +168,6 @@ async def _members(db: Db, ledger_id: str, principals: set[UUID], named: set[UUI
         # no turn can take ownership from more users than its commands name: one owner more than those is enough
         rows += await db.fetch(OWNERS, ledger_id, len(named) + 1)
     return {row["id"]: Member(row["active"], frozenset(row["roles"]), row["role"]) for row in rows}
-
-
-async def _references(db: Db, ledger_id: str, references: set[str]) -> set[str]:
-    if not references:
-        return set()
-    return {row["reference"] for row in await db.fetch(REFERENCES, ledger_id, sorted(references))}
 
 
 async def _accounts(db: Db, ledger_id: str, names: set[str]) -> dict[str, Account]:
@@ -246,9 +262,18 @@ async def _save_accounts(db: Db, ledger: Ledger, links: Sequence[Link]) -> None:
             [account.posted_debits for account in opened],
             [account.posted_credits for account in opened],
             [seqs[account.name] for account in opened],
+            [account.status for account in opened],
+            [account.pending_debits for account in opened],
+            [account.pending_credits for account in opened],
         )
         await db.execute(COUNT_ACCOUNTS, ledger.id, len(opened))
-    moved = [ledger.accounts[name] for name in sorted(ledger.changed - ledger.opened)]
+    more = {change.account for changes in (ledger.pending_sums, ledger.accounts_before) for change in changes}
+    await _move_accounts(db, ledger, sorted(ledger.changed - ledger.opened - more))
+    await _change_accounts(db, ledger, sorted(more - ledger.opened))
+
+
+async def _move_accounts(db: Db, ledger: Ledger, names: Sequence[str]) -> None:
+    moved = [ledger.accounts[name] for name in names]
     if moved:
         await db.execute(
             MOVE_ACCOUNTS,
@@ -260,33 +285,43 @@ async def _save_accounts(db: Db, ledger: Ledger, links: Sequence[Link]) -> None:
         )
 
 
-async def _save_transactions(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
-    transactions = []
-    postings = []
-    for link in links:
-        event, seq = link.entry.data, link.entry.seq
-        if not isinstance(event, TransactionPosted):
-            continue
-        effective_at = datetime.fromisoformat(event.effective_at)
-        transactions.append(
-            (
-                ledger.id,
-                event.transaction,
-                seq,
-                "posted",
-                event.reference,
-                event.description,
-                _json(event.metadata).decode(),
-                effective_at,
-                now,
-                seq,
-            )
+async def _change_accounts(db: Db, ledger: Ledger, names: Sequence[str]) -> None:
+    changed = [ledger.accounts[name] for name in names]
+    if changed:
+        await db.execute(
+            CHANGE_ACCOUNTS,
+            ledger.id,
+            [account.name for account in changed],
+            [str(account.posted_debits) for account in changed],
+            [str(account.posted_credits) for account in changed],
+            [str(account.pending_debits) for account in changed],
+            [str(account.pending_credits) for account in changed],
+            [account.status for account in changed],
+            [_json(account.metadata).decode() for account in changed],
+            [account.version for account in changed],
         )
-        for index, line in enumerate(event.postings):
-            scale = ledger.accounts[line.debit].scale
-            amount = parse_minor(line.amount, scale)
-            postings.append(
-                (ledger.id, seq, index, line.debit, line.credit, line.currency, scale, amount, effective_at)
-            )
-    await db.copy_records_to_table("transactions", records=transactions, columns=_TRANSACTION)
-    await db.copy_records_to_table("postings", records=postings, columns=_POSTING)
+
+
+async def _save_changes(db: Db, ledger: Ledger) -> None:
+    """What accounts were until now, and what they have pending from now on: for those who ask of the past."""
+    if ledger.accounts_before:
+        records = [
+            (ledger.id, was.account, was.seq, was.status, _json(was.metadata).decode())
+            for was in ledger.accounts_before
+        ]
+        await db.copy_records_to_table("account_changes", records=records, columns=_ACCOUNT_CHANGE)
+    if ledger.pending_sums:
+        sums = [(ledger.id, one.account, one.seq, one.debits, one.credits) for one in ledger.pending_sums]
+        await db.copy_records_to_table("pending_sums", records=sums, columns=_PENDING_SUMS)
+
+
+async def _save_periods(db: Db, ledger_id: str, links: Sequence[Link], now: datetime) -> None:
+    closed = [
+        (link.entry.seq, datetime.fromisoformat(link.entry.data.before))
+        for link in links
+        if isinstance(link.entry.data, PeriodClosed)
+    ]
+    if closed:
+        seqs, ends = map(list, zip(*closed, strict=True))
+        await db.execute(CLOSE_PERIODS, ledger_id, seqs, ends, now)
+        await db.execute(CLOSE_BEFORE, ledger_id, ends[-1])

@@ -25,6 +25,7 @@ STATEMENTS: Final = (
     "ALTER TABLE transactions ADD COLUMN expires_at TIMESTAMP WITH TIME ZONE",
     "ALTER TABLE transactions ADD COLUMN reverses UUID",
     "ALTER TABLE transactions ADD COLUMN reversed_by UUID",
+    "ALTER TABLE transactions ADD COLUMN expired BOOLEAN DEFAULT false NOT NULL",
     "CREATE INDEX transactions_expiring ON transactions (expires_at) WHERE status = 'pending'",
     "CREATE INDEX transactions_held ON transactions (ledger, status, seq) WHERE status <> 'posted'",
     "ALTER TABLE postings ADD COLUMN effective_at TIMESTAMP WITH TIME ZONE",
