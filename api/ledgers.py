@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from litestar import Request, Response, patch, post
 from litestar.params import FromPath
@@ -16,7 +16,7 @@ from api.edge import caller, principal_of
 from api.jobs import JobView
 from api.queries import GetLedger
 from domain.errors import Fault, NotFoundError
-from domain.ledger.commands import MAX_METADATA, CreateLedger, UpdateLedger
+from domain.ledger.commands import MAX_METADATA, CreateLedger, MetadataChanges, UpdateLedger
 from domain.messages import Command
 from infrastructure.principals import Scope
 from infrastructure.read_models import LedgerView
@@ -33,7 +33,14 @@ CREATE_LEDGER: Final = Form(
 )
 
 
-def metadata_faults(command: UpdateLedger) -> Iterator[Fault]:
+class Describing(Protocol):
+    """A command that merges into metadata."""
+
+    @property
+    def metadata(self) -> MetadataChanges: ...
+
+
+def metadata_faults(command: Describing) -> Iterator[Fault]:
     """More keys than there may be when everything that was there before is gone."""
     if sum(value is not None for value in command.metadata.values()) > MAX_METADATA:
         yield Fault("#/metadata", f"must not set more than {MAX_METADATA} keys")
