@@ -39,6 +39,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "api-keys": "Credentials for machines, with a part of their owner's authority.",
     "ledgers": "Sets of books.",
     "grants": "Who may use a ledger, and how.",
+    "periods": "Books that are closed.",
     "currencies": "Currencies of a ledger's own; those of ISO 4217 are known.",
     "accounts": "What money is in.",
     "transactions": "What moves money.",

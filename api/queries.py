@@ -118,11 +118,21 @@ class GetTransaction(LedgerQuery, frozen=True, kw_only=True):
     transaction: UUID
 
 
+class GetPeriod(LedgerQuery, frozen=True, kw_only=True):
+    """The period that was closed with this end."""
+
+    before: datetime
+
+
 class GetTrialBalance(LedgerQuery, frozen=True, kw_only=True):
     pass
 
 
 class ListGrants(ListQuery, frozen=True, kw_only=True):
+    pass
+
+
+class ListPeriods(ListQuery, frozen=True, kw_only=True):
     pass
 
 
@@ -281,10 +291,12 @@ class Queries:
             GetCurrency: self.get_currency,
             GetAccount: self.get_account,
             GetTransaction: self.get_transaction,
+            GetPeriod: self.get_period,
             GetTrialBalance: self.get_trial_balance,
             GetBalances: self.get_balances,
             ListLedgers: self.list_ledgers,
             ListGrants: self.list_grants,
+            ListPeriods: self.list_periods,
             ListCurrencies: self.list_currencies,
             ListAccounts: self.list_accounts,
             ListTransactions: self.list_transactions,
@@ -331,6 +343,15 @@ class Queries:
 
         return await self._list(query, read)
 
+    async def get_period(self, query: GetPeriod) -> Answer:
+        """The item that the list of periods has."""
+
+        async def read(db: Db) -> _Read | None:
+            found = await projections.find_period(db, query.ledger, query.before)
+            return None if found is None else _Read(found.epoch, found.seq, _encode(found.value))
+
+        return await self._list(query, read)
+
     async def get_currency(self, query: GetCurrency) -> Answer:
         """The item that the list of currencies has for a code."""
 
@@ -353,6 +374,13 @@ class Queries:
         async def read(db: Db) -> _Read | None:
             (before,) = _last(query, (NEWEST,))
             return _page(query, await projections.list_grants(db, query.ledger, before, query.limit))
+
+        return await self._list(query, read)
+
+    async def list_periods(self, query: ListPeriods) -> Answer:
+        async def read(db: Db) -> _Read | None:
+            (before,) = _last(query, (NEWEST,))
+            return _page(query, await projections.list_periods(db, query.ledger, before, query.limit))
 
         return await self._list(query, read)
 

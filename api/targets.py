@@ -20,7 +20,7 @@ _PROTECTED: Final = re.compile(r"/(v1|metrics|auth/(me|logout|sessions))(/.*)?\Z
 _LEDGER: Final = re.compile(
     r"/v1/ledgers/(?P<ledger>[a-z0-9][a-z0-9-]{0,62})"
     r"(?P<rest>/(?:accounts/(?P<account>[a-z0-9_.:-]{1,519})|transactions/(?P<transaction>[0-9a-f-]{36})"
-    r"|accounts|transactions|balances|trial-balance|currencies|grants))?"
+    r"|accounts|transactions|balances|trial-balance|currencies|grants|periods))?"
     r"(?P<more>/.*)?\Z"
 )
 

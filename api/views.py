@@ -37,6 +37,7 @@ from api.queries import (
     ListCurrencies,
     ListGrants,
     ListLedgers,
+    ListPeriods,
     ListTransactions,
     Position,
     ReadJournal,
@@ -58,6 +59,7 @@ from infrastructure.read_models import (
     JournalLine,
     LedgerView,
     ListView,
+    PeriodView,
     TransactionView,
     TrialBalanceView,
 )
@@ -320,6 +322,17 @@ async def list_grants(request: AnyRequest, ledger: FromPath[str]) -> Reply:
 
 
 @get(
+    f"{LEDGER}/periods",
+    responses=_spec(ListView[PeriodView]),
+    summary="Its closed periods, newest first",
+    query=_LIST,
+    versioned=True,
+)
+async def list_periods(request: AnyRequest, ledger: FromPath[str]) -> Reply:
+    return await _ask(request, ListPeriods(**await _page(request, ledger, cursor=(int,))))
+
+
+@get(
     f"{LEDGER}/currencies",
     responses=_spec(ListView[CurrencyView]),
     summary="Its currencies, by code",
@@ -431,6 +444,7 @@ ROUTES: Final[list[Any]] = [
     list_ledgers,
     get_ledger,
     list_grants,
+    list_periods,
     list_currencies,
     list_accounts,
     get_account,

@@ -102,6 +102,14 @@ SELECT actors.epoch, actors.seq AS head, code, scale
 WHERE ledgers.id = $1 AND code = $2
 """
 
+PERIODS: Final = f"""
+SELECT actors.epoch, actors.seq AS head, item.*
+{_IN_LEDGER} LEFT JOIN LATERAL (
+    SELECT seq, before, closed_at FROM periods WHERE ledger = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3
+) AS item ON true
+WHERE ledgers.id = $1 ORDER BY item.seq DESC
+"""
+
 PERIOD: Final = f"""
 SELECT actors.epoch, actors.seq AS head, periods.seq, before, closed_at
 {_IN_LEDGER} JOIN periods ON periods.ledger = ledgers.id
@@ -382,12 +390,25 @@ async def find_currency(db: Db, ledger: str, code: str) -> Snapshot[CurrencyView
     return None if row is None else _at(row, CurrencyView(row["code"], row["scale"]))
 
 
+async def list_periods(db: Db, ledger: str, before: int, limit: int) -> Snapshot[Page[PeriodView]] | None:
+    """What was closed in the ledger, newest first, before the seq `before`."""
+    rows = await db.fetch(PERIODS, ledger, before, limit + 1)
+    if not rows:
+        return None
+    items = [_period(row) for row in _present(rows, "seq")]
+    return _at(rows[0], Page(items[:limit], (items[limit - 1].seq,) if len(items) > limit else None))
+
+
 async def find_period(db: Db, ledger: str, before: datetime) -> Snapshot[PeriodView] | None:
     """The period that was closed with this end."""
     row = await db.fetchrow(PERIOD, ledger, before)
     if row is None:
         return None
-    return _at(row, PeriodView(format_time(row["before"]), format_time(row["closed_at"]), row["seq"]))
+    return _at(row, _period(row))
+
+
+def _period(row: Record) -> PeriodView:
+    return PeriodView(format_time(row["before"]), format_time(row["closed_at"]), row["seq"])
 
 
 async def find_account(db: Db, ledger: str, name: str) -> Snapshot[AccountView | None] | None:
