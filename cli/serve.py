@@ -71,7 +71,7 @@ def worker(pool: str) -> NoReturn:
     Parameters
     ----------
     pool
-        The queue it serves: ledgers, identity, events or maintenance.
+        The queue it serves: ledgers, identity, events, maintenance or exports.
     """
     chosen = settings.load()
     # By default Celery waits for ever on SIGTERM; as SIGQUIT it gives a turn a few seconds, then puts it back. To be

@@ -21,7 +21,7 @@ _sweep_s: Final = _settings.sweep_ms / 1000
 # Holds are to be released within 5 s of their time, however seldom sweeps are.
 _EXPIRE_S: Final = 2
 
-app = Celery("daybook", include=["tasks.turns", "tasks.deliveries", "tasks.sweeps"])
+app = Celery("daybook", include=["tasks.turns", "tasks.deliveries", "tasks.exports", "tasks.sweeps"])
 app.conf.update(
     broker_url=_settings.broker_url,
     broker_use_ssl=tls_of(_settings.broker_url),

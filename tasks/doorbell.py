@@ -26,7 +26,7 @@ _BATCH: Final = 500
 _BACKLOG: Final = 10_000
 # Seconds that a bell is left alone after it was rung. Only busy actors meet this: an event may reach its subscribers
 # that much later, and hundreds of turns are followed by tens of deliveries.
-_QUIET_S: Final = {"ledgers": 0.005, "identity": 0.005, "events": 0.1}
+_QUIET_S: Final = {"ledgers": 0.005, "identity": 0.005, "events": 0.1, "exports": 0.1}
 
 Ring = tuple[str, str, tuple[str, ...], str | None]
 """Queue, task name, arguments, correlation id."""
@@ -56,6 +56,10 @@ class Doorbell:
     def ring_delivery(self, subscriber: str, actor: str) -> None:
         """Wakes a worker to deliver `actor`'s journal to `subscriber`. Returns at once."""
         self._put(("events", "tasks.deliveries.deliver", (subscriber, actor), None))
+
+    def ring_export(self, export: str) -> None:
+        """Wakes a worker to write an export, by its id. Returns at once."""
+        self._put(("exports", "tasks.exports.run", (export,), None))
 
     def close(self) -> None:
         """Publishes what was rung and ends the thread, within two seconds."""

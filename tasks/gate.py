@@ -21,6 +21,7 @@ from kombu.message import Message
 from kombu.transport import redis, virtual
 
 from tasks.app import QUEUE_OF_ACTOR, app
+from tasks.queues import TIME_LIMITS_S
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,7 @@ SHOWN: Final = 200
 
 _CORRELATION: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ACTOR: Final = re.compile(r"([a-z]{1,20}):[A-Za-z0-9._-]{1,64}")
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Would have Celery send more, wait, run for ever, or show another name than the task's.
 _INSTRUCTIONS: Final = ("eta", "group", "shadow", "compression", "stamps", "replaced_task_nesting", "retries")
 
@@ -63,14 +65,16 @@ def _objection_to_headers(headers: Mapping[str, Any]) -> str | None:
         return "malformed id"
     if "correlation" in headers and not _matches(_CORRELATION, headers["correlation"]):
         return "malformed correlation id"
-    if any(headers.get(name) for name in _INSTRUCTIONS) or not _is_usual(headers.get("timelimit")):
+    if any(headers.get(name) for name in _INSTRUCTIONS) or not _is_usual(headers):
         return "instructions beside the task"
     return None
 
 
-def _is_usual(time_limit: object) -> bool:
-    """None, or the limit of every task, which Celery repeats in a message where it knows the task: in the workers."""
-    return not time_limit or time_limit in ([None, None], [app.conf.task_time_limit, None])
+def _is_usual(headers: Mapping[str, Any]) -> bool:
+    """No time limit, or the task's own, which Celery repeats in a message where it knows the task: in the workers."""
+    given, task = headers.get("timelimit"), headers["task"]
+    own = TIME_LIMITS_S.get(task, app.conf.task_time_limit) if isinstance(task, str) else None
+    return not given or given in ([None, None], [own, None])
 
 
 def _objection_to_body(body: object) -> str | None:
@@ -110,6 +114,10 @@ def _pool_of_delivery(args: list[str]) -> str | None:
     return "events" if len(args) == 2 and _ACTOR.fullmatch(args[1]) else None
 
 
+def _pool_of_export(args: list[str]) -> str | None:
+    return "exports" if len(args) == 1 and _ID.fullmatch(args[0]) else None
+
+
 def _pool_of_sweep(args: list[str]) -> str | None:
     return None if args else "maintenance"
 
@@ -117,6 +125,7 @@ def _pool_of_sweep(args: list[str]) -> str | None:
 TASKS: Final[Mapping[str, Callable[[list[str]], str | None]]] = {
     "tasks.turns.run": _pool_of_turn,
     "tasks.deliveries.deliver": _pool_of_delivery,
+    "tasks.exports.run": _pool_of_export,
     "tasks.sweeps.sweep": _pool_of_sweep,
     "tasks.sweeps.expire": _pool_of_sweep,
 }

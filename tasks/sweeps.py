@@ -74,7 +74,7 @@ async def _pause(settings: Settings) -> None:
 def _sweep_of(
     settings: Settings, pool: asyncpg.Pool[asyncpg.Record], broker: Redis | None, doorbell: Doorbell
 ) -> Sweep:
-    return Sweep(pool, broker, settings, QUEUE_OF_ACTOR, doorbell.ring, doorbell.ring_delivery)
+    return Sweep(pool, broker, settings, QUEUE_OF_ACTOR, doorbell.ring, doorbell.ring_delivery, doorbell.ring_export)
 
 
 @asynccontextmanager

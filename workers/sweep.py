@@ -12,7 +12,7 @@ from asyncpg import Record
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from infrastructure import mailbox
+from infrastructure import exports, mailbox
 from infrastructure.settings import Settings
 from workers import delivery
 from workers.subscribers import names
@@ -21,11 +21,12 @@ log = structlog.get_logger(__name__)
 
 _AT_MOST: Final = 200
 _LONG_QUEUE: Final = 100
+_GIVEN_UP: Final = "It could not be written, and was given up. Ask for it again, or tell the operator."
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Rings overdue actors and deliveries. Silent for a queue so long that ringing would only make it longer.
+    """Rings overdue actors, deliveries and exports. Silent for a queue so long that ringing would only make it longer.
 
     `queues` says which one serves which type of actor. `broker` is where they can be measured; None where the broker is
     not Redis.
@@ -37,10 +38,11 @@ class Sweep:
     queues: Mapping[str, str]
     ring: Callable[[str], None]
     ring_delivery: Callable[[str, str], None]
+    ring_export: Callable[[str], None]
 
     async def run(self) -> int:
         """One sweep, bounded. Answers how many bells it rang."""
-        return await self._sweep_mailboxes() + await self._sweep_deliveries()
+        return await self._sweep_mailboxes() + await self._sweep_deliveries() + await self._sweep_exports()
 
     async def _sweep_mailboxes(self) -> int:
         served = [kind for kind, queue in self.queues.items() if not await self._is_long(queue)]
@@ -60,6 +62,15 @@ class Sweep:
         for subscriber, actor in due:
             self.ring_delivery(subscriber, actor)
         return len(due)
+
+    async def _sweep_exports(self) -> int:
+        await exports.tidy(self.pool, _AT_MOST, _GIVEN_UP)
+        if await self._is_long("exports"):
+            return 0
+        waiting = await exports.waiting(self.pool, self.settings.sweep_ms, _AT_MOST)
+        for export in waiting:
+            self.ring_export(str(export))
+        return len(waiting)
 
     async def _is_long(self, queue: str) -> bool:
         if self.broker is None:

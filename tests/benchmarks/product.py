@@ -119,7 +119,7 @@ class Daybook:
 
     def processor_seconds(self) -> dict[str, float]:
         """By process of the stack; `load` is this one."""
-        workers = ("ledgers.1", "identity.1", "events.1", "maintenance.1")
+        workers = ("ledgers.1", "identity.1", "events.1", "maintenance.1", "exports.1")
         names = ("postgres", "valkey", "kafka", "api.1", *workers, "beat.1", "flower.1")
         families = {name: pid for name in names if (pid := self.stack.pid_of(name)) is not None}
         return processor_seconds({**families, "supervisor": self.stack.process.pid, "load": os.getpid()})

@@ -90,7 +90,7 @@ def test_a_healthy_product(stack: Stack) -> None:
         "12 partitions",
     ):
         assert words in run.stdout
-    for pool in ("ledgers", "identity", "events", "maintenance"):
+    for pool in ("ledgers", "identity", "events", "maintenance", "exports"):
         assert f"pool {pool}" in run.stdout
     assert "Nothing is wrong." in run.stdout
     for secret in json.loads((stack.state / "secrets.json").read_text()).values():

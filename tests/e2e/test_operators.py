@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.client import PATIENCE_S, Client, Json, open_books, posting
 from tests.stack import Stack, wait_for
 
-POOLS = ("ledgers", "identity", "events", "maintenance")
+POOLS = ("ledgers", "identity", "events", "maintenance", "exports")
 
 SERIES = {
     # requests, commands, turns and deliveries: counters and histograms

@@ -24,7 +24,7 @@ from tests.stack import Stack, alive, descendants, launch, running_stack, wait_f
 
 SUPERVISED = {
     *("postgres", "valkey", "kafka"),
-    *("api.1", "ledgers.1", "ledgers.2", "identity.1", "events.1", "maintenance.1", "beat.1", "flower.1"),
+    *("api.1", "ledgers.1", "ledgers.2", "identity.1", "events.1", "maintenance.1", "exports.1", "beat.1", "flower.1"),
 }
 
 

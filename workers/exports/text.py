@@ -97,7 +97,9 @@ class Beancount:
         day = date.fromisoformat(last_day) + timedelta(days=1)
         yield ""
         for balance in balances:
-            yield f"{day} balance {self._names[balance.account]}  {balance.amount} {_commodity(balance.currency)}"
+            # exactly: by itself it lets the last digit be one off
+            name, commodity = self._names[balance.account], _commodity(balance.currency)
+            yield f"{day} balance {name}  {balance.amount} ~ 0 {commodity}"
 
 
 def _segment(part: str) -> str:
