@@ -12,8 +12,6 @@ Postgres is asked, for at most a second.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
@@ -23,10 +21,13 @@ import asyncpg
 import msgspec
 from asyncpg import Record
 
+from api import moments
+from api.cursors import Position, bad_cursor, check_epoch, next_of
+from api.moments import NOW, AsOf, Found
 from domain.bus import QueryBus
 from domain.clock import format_time
-from domain.errors import DomainError, Fault, NotFoundError, ValidationError
-from domain.ledger.commands import PostTransaction
+from domain.errors import DomainError, NotFoundError
+from domain.ledger.commands import Posting, PostTransaction
 from domain.messages import Query
 from infrastructure import projections
 from infrastructure.cache import Cache, list_key, seq_key
@@ -110,6 +111,7 @@ class GetCurrency(LedgerQuery, frozen=True, kw_only=True):
 
 class GetAccount(LedgerQuery, frozen=True, kw_only=True):
     name: str
+    at: AsOf = NOW
 
 
 class GetTransaction(LedgerQuery, frozen=True, kw_only=True):
@@ -125,7 +127,7 @@ class GetPeriod(LedgerQuery, frozen=True, kw_only=True):
 
 
 class GetTrialBalance(LedgerQuery, frozen=True, kw_only=True):
-    pass
+    at: AsOf = NOW
 
 
 class ListGrants(ListQuery, frozen=True, kw_only=True):
@@ -143,6 +145,7 @@ class ListCurrencies(ListQuery, frozen=True, kw_only=True):
 class ListAccounts(ListQuery, frozen=True, kw_only=True):
     prefix: str = ""
     currency: str | None = None
+    at: AsOf = NOW
 
 
 class ListTransactions(ListQuery, frozen=True, kw_only=True):
@@ -151,6 +154,16 @@ class ListTransactions(ListQuery, frozen=True, kw_only=True):
 
 class GetBalances(ListQuery, frozen=True, kw_only=True):
     prefix: str = ""
+    at: AsOf = NOW
+
+
+class GetStatement(ListQuery, frozen=True, kw_only=True):
+    """What moved an account, `start` ≤ effective_at < `end`."""
+
+    account: str
+    start: datetime | None = None
+    end: datetime | None = None
+    at: AsOf = NOW
 
 
 class ReadJournal(LedgerQuery, frozen=True, kw_only=True):
@@ -178,43 +191,6 @@ class RefusedTransaction(NotFoundError):
     def __init__(self, job: UUID) -> None:
         super().__init__("The command that would have made this transaction was not applied.")
         self.job: Final = job
-
-
-# -- cursors ----------------------------------------------------------------------------------------------------------
-
-
-class Position(msgspec.Struct, frozen=True, array_like=True):
-    """What a cursor holds: the epoch it was given out in, the digest of its query, and the last item seen."""
-
-    epoch: int
-    digest: str
-    last: tuple[str | int, ...]
-
-    def text(self) -> str:
-        return base64.urlsafe_b64encode(_encode(self)).decode().rstrip("=")
-
-
-_read_position: Final = msgspec.json.Decoder(Position).decode
-
-
-def bad_cursor() -> ValidationError:
-    fault = Fault("#/cursor", "is none that was given out for this query")
-    return ValidationError("The cursor can't be used.", (fault,), code="malformed_request")
-
-
-def read_cursor(text: str, digest: str, types: tuple[type, ...]) -> Position:
-    """The position in a cursor. Raises ValidationError (400) for one that was not made for this very query."""
-    try:
-        padded = text + "=" * (-len(text) % 4)
-        position = _read_position(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
-        raise bad_cursor() from None
-    last = position.last
-    if position.digest != digest or len(last) != len(types) or not all(map(isinstance, last, types)):
-        raise bad_cursor()
-    if any("\0" in part if isinstance(part, str) else not 0 <= part <= NEWEST for part in last):
-        raise bad_cursor()
-    return position
 
 
 # -- reading once for many --------------------------------------------------------------------------------------------
@@ -294,6 +270,7 @@ class Queries:
             GetPeriod: self.get_period,
             GetTrialBalance: self.get_trial_balance,
             GetBalances: self.get_balances,
+            GetStatement: self.get_statement,
             ListLedgers: self.list_ledgers,
             ListGrants: self.list_grants,
             ListPeriods: self.list_periods,
@@ -308,6 +285,9 @@ class Queries:
     # single things
 
     async def get_account(self, query: GetAccount) -> Answer:
+        if query.at != NOW:
+            return await self._as_of(query, lambda db: moments.account_at(db, query, query.at))
+
         async def read(db: Db) -> bytes | None:
             found = await projections.find_account(db, query.ledger, query.name)
             return None if found is None or found.value is None else _slot(found, found.value, found.value.version)
@@ -392,6 +372,9 @@ class Queries:
         return await self._list(query, read)
 
     async def list_accounts(self, query: ListAccounts) -> Answer:
+        if query.at != NOW:
+            return await self._as_of(query, lambda db: moments.accounts_at(db, query, query.at))
+
         async def read(db: Db) -> _Read | None:
             (after,) = _last(query, ("",))
             found = await projections.list_accounts(db, query.ledger, query.prefix, query.currency, after, query.limit)
@@ -409,18 +392,26 @@ class Queries:
         return await self._list(query, read)
 
     async def get_balances(self, query: GetBalances) -> Answer:
+        if query.at != NOW:
+            return await self._as_of(query, lambda db: moments.balances_at(db, query, query.at))
+
         async def read(db: Db) -> _Read | None:
             code, kind = _last(query, ("", ""))
             found = await projections.list_balances(db, query.ledger, query.prefix, (code, kind), query.limit)
             if found is None:
                 return None
-            _check_epoch(query.after, found.epoch)
-            view = BalancesView(found.seq, None, None, found.value.items, _next(query.digest, found.epoch, found.value))
+            check_epoch(query.after, found.epoch)
+            view = BalancesView(
+                found.seq, None, None, found.value.items, next_of(query.digest, found.epoch, found.value)
+            )
             return _Read(found.epoch, found.seq, _encode(view))
 
         return await self._list(query, read)
 
     async def get_trial_balance(self, query: GetTrialBalance) -> Answer:
+        if query.at != NOW:
+            return await self._as_of(query, lambda db: moments.trial_balance_at(db, query, query.at))
+
         async def read(db: Db) -> _Read | None:
             found = await projections.find_trial_balance(db, query.ledger)
             if found is None:
@@ -428,6 +419,9 @@ class Queries:
             return _Read(found.epoch, found.seq, _encode(TrialBalanceView(found.seq, None, None, found.value)))
 
         return await self._list(query, read)
+
+    async def get_statement(self, query: GetStatement) -> Answer:
+        return await self._as_of(query, lambda db: moments.statement_of(db, query))
 
     async def read_journal(self, query: ReadJournal) -> Answer:
         async def read(db: Db) -> _Read | None:
@@ -447,7 +441,7 @@ class Queries:
             except ValueError:
                 raise bad_cursor() from None
         found = await projections.list_ledgers(self._pool, query.principal, query.within, after, query.limit)
-        return Answer(_encode(ListView(found.items, _next(query.digest, 0, found))), None)
+        return Answer(_encode(ListView(found.items, next_of(query.digest, 0, found))), None)
 
     async def get_user(self, query: GetUser) -> Answer:
         """The item that the list of users has. Never cached: few ask, and only after a change."""
@@ -472,6 +466,15 @@ class Queries:
         if slot is None:
             raise NotFoundError
         return view_answer(slot)
+
+    async def _as_of(self, query: LedgerQuery, find: Callable[[Db], Awaitable[Found | None]]) -> Answer:
+        """Answers are kept as lists are: what a time means may change with every event, if it is not yet past."""
+
+        async def read(db: Db) -> _Read | None:
+            found = await find(db)
+            return None if found is None else _Read(found.epoch, found.head, _encode(found.view))
+
+        return await self._list(query, read)
 
     async def _list(self, query: LedgerQuery, read: Callable[[Db], Awaitable[_Read | None]]) -> Answer:
         if query.cached is not None and query.seen is not None and _seq_of(query.seen) >= query.min_version:
@@ -555,42 +558,37 @@ def _last(query: ListQuery, start: tuple[Any, ...]) -> tuple[Any, ...]:
     return start if query.after is None else query.after.last
 
 
-def _check_epoch(after: Position | None, epoch: int) -> None:
-    """A cursor does not outlive a restored backup: what it points behind may have been undone."""
-    if after is not None and after.epoch != epoch:
-        raise bad_cursor()
-
-
-def _next(digest: str, epoch: int, page: Page[Any]) -> str | None:
-    return None if page.last is None else Position(epoch, digest, page.last).text()
-
-
 def _page(query: ListQuery, found: Snapshot[Page[T]] | None) -> _Read | None:
     if found is None:
         return None
-    _check_epoch(query.after, found.epoch)
-    view = ListView(found.value.items, _next(query.digest, found.epoch, found.value))
+    check_epoch(query.after, found.epoch)
+    view = ListView(found.value.items, next_of(query.digest, found.epoch, found.value))
     return _Read(found.epoch, found.seq, _encode(view))
 
 
 def _pending(ledger: str, pending: Pending) -> TransactionView:
-    """A transaction whose command waits: what will be, as far as it is known."""
-    command: PostTransaction = pending.command
+    """A transaction whose command waits: what will be, as far as it is known. What a reversal moves is not."""
+    command = pending.command
+    posts = command if isinstance(command, PostTransaction) else None
     effective_at = command.effective_at or pending.execute_at or pending.accepted_at
     return TransactionView(
         id=pending.id,
         ledger=ledger,
         status=pending.status,
-        postings=[PostingView(line.debit, line.credit, line.amount, None, None, None) for line in command.postings],
+        postings=[_asked(line) for line in (() if posts is None else posts.postings)],
         reference=command.reference,
         description=command.description,
         metadata=dict(command.metadata or {}),
         effective_at=format_time(effective_at),
         recorded_at=None,
-        expires_at=None,
+        expires_at=None if posts is None or posts.expires_at is None else format_time(posts.expires_at),
         captures=(),
-        reverses=None,
+        reverses=None if isinstance(command, PostTransaction) else command.transaction,
         reversed_by=None,
         seq=None,
         version=None,
     )
+
+
+def _asked(line: Posting) -> PostingView:
+    return PostingView(line.debit, line.credit, line.amount, None, None, None)

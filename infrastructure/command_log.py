@@ -7,7 +7,7 @@ each request be written by itself, so it hurts none of its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -17,7 +17,7 @@ import msgspec
 from asyncpg import Record
 
 from domain.errors import DomainError, Fault, ValidationError
-from domain.ledger.commands import PostTransaction
+from domain.ledger.commands import PostTransaction, ReverseTransaction
 from domain.messages import Refusal
 from infrastructure.credentials import Beside, write_beside
 from infrastructure.postgres import Db
@@ -165,13 +165,17 @@ SELECT count(*) FROM (SELECT FROM commands WHERE actor = $1 AND status = 'accept
 """
 
 PENDING: Final = """
-SELECT id, status, payload, accepted_at, execute_at, problem
-FROM commands WHERE id = $1 AND actor = $2 AND kind = 'post_transaction'
+SELECT id, kind, status, payload, accepted_at, execute_at, problem
+FROM commands WHERE id = $1 AND actor = $2 AND kind IN ('post_transaction', 'reverse_transaction')
 """
 
 _NEWEST: Final = UUID(int=2**128 - 1)
 _refusal = msgspec.json.Decoder(Refusal)
-_posted = msgspec.json.Decoder(PostTransaction)
+# What makes a transaction with the id of its job.
+_MAKING: Final[Mapping[str, msgspec.json.Decoder[PostTransaction | ReverseTransaction]]] = {
+    "post_transaction": msgspec.json.Decoder(PostTransaction),
+    "reverse_transaction": msgspec.json.Decoder(ReverseTransaction),
+}
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -311,7 +315,7 @@ class Pending(msgspec.Struct, frozen=True):
 
     id: UUID
     status: str
-    command: PostTransaction
+    command: PostTransaction | ReverseTransaction
     accepted_at: datetime
     execute_at: datetime | None
     problem: Refusal | None
@@ -436,7 +440,7 @@ async def find_pending(db: Db, ledger: str, transaction: UUID) -> Pending | None
     return Pending(
         row["id"],
         row["status"],
-        _posted.decode(row["payload"]),
+        _MAKING[row["kind"]].decode(row["payload"]),
         row["accepted_at"],
         row["execute_at"],
         None if row["problem"] is None else _refusal.decode(row["problem"]),

@@ -13,6 +13,8 @@ T = TypeVar("T")
 # What the description of the API says of texts, which are made to be so and are not looked at again.
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Money = Annotated[str, Meta(extra_json_schema={"pattern": r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$"})]
+# Before a transaction is applied, what was asked for may be "available".
+AskedMoney = Annotated[str, Meta(extra_json_schema={"pattern": r"^(available|-?(0|[1-9][0-9]*)(\.[0-9]+)?)$"})]
 Role = Annotated[str, Meta(extra_json_schema={"enum": ["owner", "writer", "reader"]})]
 UserStatus = Annotated[str, Meta(extra_json_schema={"enum": ["active", "disabled"]})]
 AccountType = Annotated[str, Meta(extra_json_schema={"enum": ["asset", "expense", "liability", "equity", "income"]})]
@@ -136,11 +138,11 @@ class AccountsAtView(msgspec.Struct, frozen=True):
 
 
 class PostingView(msgspec.Struct, frozen=True):
-    """`posted` and `held` say what became of `amount`. All three but the amount are null before it is applied."""
+    """`posted` and `held` say what became of `amount`. All but the amount, as it was asked for, are null before."""
 
     debit: str
     credit: str
-    amount: Money
+    amount: AskedMoney
     currency: str | None
     posted: Money | None
     held: Money | None
