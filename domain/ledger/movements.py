@@ -32,11 +32,6 @@ class Leg(msgspec.Struct, gc=False):
     def scale(self) -> int:
         return self.debit.scale if self.debit is not None else 0
 
-    @property
-    def finest(self) -> str:
-        """What may have too many decimals."""
-        return self.posting.up_to or self.posting.amount
-
     def lowered(self) -> list[Account]:
         """The accounts that the posting takes from: a credit lowers a debit-normal account, a debit the others."""
         found = []
@@ -113,24 +108,27 @@ def _at(index: int, code: str, detail: str, place: str) -> DomainError:
 
 
 class Referring(msgspec.Struct, frozen=True, gc=False):
-    reference: str | None
+    reference: str
     ledger: Ledger
 
 
-has_reference: Specification[Referring] = Specification(lambda r: r.reference is not None)
-reference_is_used: Specification[Referring] = Specification(lambda r: r.reference in r.ledger.references)
+reference_is_free: Specification[Referring] = Specification(lambda r: r.reference not in r.ledger.references)
 REFERENCE: Final = Rule(
-    ~has_reference | ~reference_is_used,
-    lambda r: refusal("reference_taken", f"{r.reference} names another transaction.", "#/reference", str(r.reference)),
+    reference_is_free,
+    lambda r: refusal("reference_taken", f"{r.reference} names another transaction.", "#/reference", r.reference),
 )
 
 
-def legs_of(command: PostTransaction, ledger: Ledger) -> list[Leg]:
+def legs_of(command: PostTransaction, ledger: Ledger) -> tuple[list[Leg], list[Leg]]:
+    """All postings of a transaction, and those of them that are balancing: their amount is `available`."""
     accounts = ledger.accounts
-    return [
-        Leg(index, posting, accounts.get(posting.debit), accounts.get(posting.credit))
-        for index, posting in enumerate(command.postings)
-    ]
+    legs, balancing = [], []
+    for index, posting in enumerate(command.postings):
+        leg = Leg(index, posting, accounts.get(posting.debit), accounts.get(posting.credit))
+        legs.append(leg)
+        if posting.amount == AVAILABLE:
+            balancing.append(leg)
+    return legs, balancing
 
 
 def _missing(leg: Leg) -> DomainError:
@@ -146,8 +144,10 @@ def _mismatch(leg: Leg) -> DomainError:
 
 def _too_fine(leg: Leg) -> DomainError:
     currency = leg.debit.currency if leg.debit is not None else ""
-    field = "amount" if leg.posting.up_to is None else "up_to"
-    return finer(leg.finest, currency, leg.scale, f"#/postings/{leg.index}/{field}")
+    posting = leg.posting
+    if posting.up_to is None:
+        return finer(posting.amount, currency, leg.scale, f"#/postings/{leg.index}/amount")
+    return finer(posting.up_to, currency, leg.scale, f"#/postings/{leg.index}/up_to")
 
 
 def _raises_only(leg: Leg) -> DomainError:
@@ -163,7 +163,9 @@ credit_is_there: Specification[Leg] = Specification(lambda leg: leg.credit is no
 one_currency: Specification[Leg] = Specification(
     lambda leg: leg.debit is not None and leg.credit is not None and leg.debit.currency == leg.credit.currency
 )
-amount_fits_scale: Specification[Leg] = Specification(lambda leg: decimals_of(leg.finest) <= leg.scale)
+amount_fits_scale: Specification[Leg] = Specification(
+    lambda leg: decimals_of(leg.posting.up_to or leg.posting.amount) <= leg.scale
+)
 takes_something: Specification[Leg] = Specification(lambda leg: bool(leg.lowered()))
 
 THERE: Final = Rule(debit_is_there & credit_is_there, _missing)
@@ -369,21 +371,32 @@ totals_fit: Specification[Moved] = Specification(
 holds_fit: Specification[Moved] = Specification(
     lambda m: m.account.pending_debits + m.debits < LIMIT_MINOR and m.account.pending_credits + m.credits < LIMIT_MINOR
 )
-has_minimum: Specification[Moved] = Specification(lambda m: m.account.min_balance is not None)
-moves_down: Specification[Moved] = Specification(lambda m: m.lowers > 0)
-stays_above: Specification[Moved] = Specification(
-    lambda m: m.account.available - m.lowers >= (m.account.min_balance or 0)
-)
-has_maximum: Specification[Moved] = Specification(lambda m: m.account.max_balance is not None)
-moves_up: Specification[Moved] = Specification(lambda m: m.raises > 0)
-stays_below: Specification[Moved] = Specification(
-    lambda m: m.account.balance + _incoming_holds(m.account) + m.raises <= (m.account.max_balance or 0)
-)
+
+
+def _keeps_minimum(moved: Moved) -> bool:
+    account = moved.account
+    if account.min_balance is None:
+        return True
+    lowers = moved.lowers
+    return lowers <= 0 or account.available - lowers >= account.min_balance
+
+
+def _keeps_maximum(moved: Moved) -> bool:
+    account = moved.account
+    if account.max_balance is None:
+        return True
+    raises = moved.raises
+    return raises <= 0 or account.balance + _incoming_holds(account) + raises <= account.max_balance
+
+
+# asked of every account of every posting: a composition of smaller questions would be dearer than all else here
+keeps_minimum: Specification[Moved] = Specification(_keeps_minimum)
+keeps_maximum: Specification[Moved] = Specification(_keeps_maximum)
 
 TOTALS: Final = Rule(totals_fit, _overflow)
 HELD_TOTALS: Final = Rule(holds_fit, _overflow)
-ABOVE: Final = Rule(~(has_minimum & moves_down) | stays_above, _insufficient)
-BELOW: Final = Rule(~(has_maximum & moves_up) | stays_below, _exceeded)
+ABOVE: Final = Rule(keeps_minimum, _insufficient)
+BELOW: Final = Rule(keeps_maximum, _exceeded)
 
 
 def nothing_left(leg: Leg) -> DomainError:

@@ -14,7 +14,7 @@ from domain.decision import Stamp
 from domain.errors import DomainError, NotFoundError
 from domain.ledger import movements as rules
 from domain.ledger.admission import admit, asked_at, merged
-from domain.ledger.commands import AVAILABLE, PostTransaction, ReverseTransaction, UpdateTransaction
+from domain.ledger.commands import PostTransaction, ReverseTransaction, UpdateTransaction
 from domain.ledger.events import (
     PostedLine,
     TransactionHeld,
@@ -33,11 +33,11 @@ from domain.specification import Rule, Specification
 
 def post_transaction(command: PostTransaction, ledger: Ledger, recorded: Recorded) -> list[Event]:
     admit(ledger, recorded, "writer")
-    legs = rules.legs_of(command, ledger)
-    balancing = [leg for leg in legs if leg.posting.amount == AVAILABLE]
+    legs, balancing = rules.legs_of(command, ledger)
     if balancing:
         rules.BALANCING.check(balancing)
-    rules.REFERENCE.check((rules.Referring(command.reference, ledger),))
+    if command.reference is not None:
+        rules.REFERENCE.check((rules.Referring(command.reference, ledger),))
     expected = rules.expectations(command, ledger) if command.preconditions else ()
     rules.check_postings(legs, expected)
     effective_at = command.effective_at or command.execute_at or recorded.accepted_at
@@ -99,7 +99,8 @@ def reverse_transaction(command: ReverseTransaction, ledger: Ledger, recorded: R
         if command.effective_at is None:
             effective_at = max(effective_at, original.effective_at)
         NOT_BEFORE.check((Undoing(original, effective_at),))
-    rules.REFERENCE.check((rules.Referring(command.reference, ledger),))
+    if command.reference is not None:
+        rules.REFERENCE.check((rules.Referring(command.reference, ledger),))
     if original is None:
         raise not_applied(command.transaction, "transaction_not_reversible")
     for rule in REVERSIBLE:
@@ -198,7 +199,7 @@ def transaction_posted(event: TransactionPosted, ledger: Ledger, stamp: Stamp) -
     touched = _post(event.postings, ledger, stamp)
     if event.reference is not None:
         ledger.references.add(event.reference)
-    if event.transaction in ledger.named:
+    if ledger.named and event.transaction in ledger.named:
         _keep(event, "posted", ledger, stamp)
     return touched
 
