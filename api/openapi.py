@@ -84,6 +84,9 @@ _QUERY: Final[Mapping[str, tuple[str, Any]]] = {
     "kind": ("A kind of command.", {"type": "string"}),
     "from": ("Effective at or after this time.", _TIME),
     "to": ("Effective before this time.", _TIME),
+    "effective_at": ("As it was with what took effect up to this time, which holds never do.", _TIME),
+    "recorded_at": ("As it was with what was recorded up to this time.", _TIME),
+    "seq": ("As it was with what was recorded up to this `seq`: repeats an answer that names it.", _WHOLE),
     "atomic": (
         "For `application/x-ndjson` what the member `atomic` is for JSON, with which it is refused.",
         {"type": "boolean", "default": False},

@@ -20,16 +20,19 @@ from litestar.params import FromPath
 
 from api.access import require
 from api.context import services_of
+from api.cursors import Position, read_cursor
 from api.decoding import invalid, query_of
 from api.edge import edge_of, principal_of
 from api.jobs import id_of
 from api.ledgers import admit
+from api.moments import AsOf
 from api.problems import MEDIA_TYPE, problem_bytes, status_of
 from api.queries import (
     Answer,
     GetAccount,
     GetBalances,
     GetLedger,
+    GetStatement,
     GetTransaction,
     GetTrialBalance,
     LedgerQuery,
@@ -39,10 +42,8 @@ from api.queries import (
     ListLedgers,
     ListPeriods,
     ListTransactions,
-    Position,
     ReadJournal,
     RefusedTransaction,
-    read_cursor,
     view_answer,
 )
 from domain.clock import in_utc, is_rfc3339
@@ -52,6 +53,8 @@ from infrastructure.grants import grant_key
 from infrastructure.principals import KeyPrincipal
 from infrastructure.projections import NEWEST, TransactionFilter
 from infrastructure.read_models import (
+    AccountAtView,
+    AccountsAtView,
     AccountView,
     BalancesView,
     CurrencyView,
@@ -60,6 +63,7 @@ from infrastructure.read_models import (
     LedgerView,
     ListView,
     PeriodView,
+    StatementView,
     TransactionView,
     TrialBalanceView,
 )
@@ -71,8 +75,8 @@ AnyRequest = Request[Any, Any, Any]
 
 ITEMS: Final = 100
 MOST_ITEMS: Final = 1_000
-NOT_YET: Final = frozenset({"effective_at", "recorded_at", "seq"})
-"""Parameters of the contract that no route takes yet: refused, since ignoring them would answer another question."""
+AS_OF: Final = ("effective_at", "recorded_at", "seq")
+"""Parameters that ask for what was."""
 
 _TAG: Final = re.compile(rb'(?:W/)?"([^"]*)"|(\*)')
 
@@ -151,7 +155,9 @@ def _template(view: str, tail: str) -> str:
     if view:
         return ACCOUNT if view.split(":", 3)[2] == "account" else TRANSACTION
     rest = tail.partition("?")[0].split("/", 4)
-    return LEDGER if len(rest) < 5 else f"{LEDGER}/{rest[4]}"
+    if len(rest) < 5:
+        return LEDGER
+    return ACCOUNT if rest[4].startswith("accounts/") else f"{LEDGER}/{rest[4]}"
 
 
 # -- parameters -------------------------------------------------------------------------------------------------------
@@ -206,14 +212,24 @@ PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "status": _typed(Literal[_STATUSES], f"must be one of {', '.join(_STATUSES)}"),
     "from": _moment,
     "to": _moment,
+    "effective_at": _moment,
+    "recorded_at": _moment,
+    "seq": _VERSION,
 }
 
 
 class Parameters:
-    """The query string of a list: its cursor read at once, the rest when `values` is called."""
+    """The query string of a list: its cursor read at once, the rest when `values` is called.
 
-    def __init__(self, request: AnyRequest, *allowed: str, cursor: tuple[type, ...] | None = None) -> None:
+    Where something is asked as of some time, or `pinned`, the cursor has a seq behind all else.
+    """
+
+    def __init__(
+        self, request: AnyRequest, *allowed: str, cursor: tuple[type, ...] | None = None, pinned: bool = False
+    ) -> None:
         self._pairs = query_of(request)
+        if cursor is not None and (pinned or any(name in AS_OF for name, _ in self._pairs)):
+            cursor = (*cursor, int)
         self._allowed = {"min_version", *allowed, *(("cursor", "limit") if cursor is not None else ())}
         self.digest: Final = _digest(request.scope["path"], self._pairs)
         texts = [text for name, text in self._pairs if name == "cursor"]
@@ -237,7 +253,7 @@ class Parameters:
 
     def _parsed(self, name: str, text: str) -> Any:
         if name not in self._allowed:
-            raise ValueError("is not supported yet" if name in NOT_YET else "is no parameter of this address")
+            raise ValueError("is no parameter of this address")
         return text if name == "cursor" else PARSERS[name](text)
 
 
@@ -259,20 +275,28 @@ async def _ask(request: AnyRequest, query: LedgerQuery | ListLedgers) -> Reply:
     return reply(answer, edge_of(request).headers.get(b"if-none-match"))
 
 
-async def _thing(request: AnyRequest, ledger: str) -> dict[str, Any]:
+async def _thing(request: AnyRequest, ledger: str, *allowed: str) -> dict[str, Any]:
     """Checks a request for a single thing; answers what its query needs beside the thing's name."""
     await admit(request, ledger, "reader")
     if not request.scope["query_string"]:
         return {"ledger": ledger, **_found(request)}
-    return {"ledger": ledger, **Parameters(request).values(), **_found(request)}
+    return {"ledger": ledger, **Parameters(request, *allowed).values(), **_found(request)}
 
 
-async def _page(request: AnyRequest, ledger: str, *allowed: str, cursor: tuple[type, ...]) -> dict[str, Any]:
+async def _page(
+    request: AnyRequest, ledger: str, *allowed: str, cursor: tuple[type, ...], pinned: bool = False
+) -> dict[str, Any]:
     """The same for a list."""
-    parameters = Parameters(request, *allowed, cursor=cursor)
+    parameters = Parameters(request, *allowed, cursor=cursor, pinned=pinned)
     await admit(request, ledger, "reader")
     values = {"limit": ITEMS, **parameters.values()}
     return {"ledger": ledger, "after": parameters.after, "digest": parameters.digest, **values, **_found(request)}
+
+
+def _timed(found: dict[str, Any]) -> dict[str, Any]:
+    """The same with the parameters that ask for what was as one. What is to be repeated must have been recorded."""
+    at = AsOf(**{name: found.pop(name, None) for name in AS_OF})
+    return {**found, "at": at, "min_version": max(found.get("min_version", 0), at.seq or 0)}
 
 
 # -- routes -----------------------------------------------------------------------------------------------------------
@@ -345,23 +369,46 @@ async def list_currencies(request: AnyRequest, ledger: FromPath[str]) -> Reply:
 
 @get(
     f"{LEDGER}/accounts",
-    responses=_spec(ListView[AccountView]),
+    responses=_spec(ListView[AccountView] | AccountsAtView),
     summary="Its accounts, by name",
-    query=(*_LIST, "prefix", "currency"),
+    query=(*_LIST, "prefix", "currency", *AS_OF),
     versioned=True,
 )
 async def list_accounts(request: AnyRequest, ledger: FromPath[str]) -> Reply:
-    return await _ask(request, ListAccounts(**await _page(request, ledger, "prefix", "currency", cursor=(str,))))
+    found = await _page(request, ledger, "prefix", "currency", *AS_OF, cursor=(str,))
+    return await _ask(request, ListAccounts(**_timed(found)))
 
 
-@get(ACCOUNT, responses=_spec(AccountView), summary="One account", query=_ONE, versioned=True)
+@get(
+    ACCOUNT, responses=_spec(AccountView | AccountAtView), summary="One account", query=(*_ONE, *AS_OF), versioned=True
+)
 async def get_account(request: AnyRequest, ledger: FromPath[str], account: FromPath[str]) -> Reply:
-    found = await _thing(request, ledger)
+    found = await _thing(request, ledger, *AS_OF)
+    return await _ask(request, GetAccount(name=_named(account), **_timed(found)))
+
+
+@get(
+    f"{ACCOUNT}/statement",
+    responses=_spec(StatementView),
+    summary="What moved an account, by effective time, with its balance after each line",
+    query=(*_LIST, "from", "to", "recorded_at", "seq"),
+    versioned=True,
+)
+async def get_statement(request: AnyRequest, ledger: FromPath[str], account: FromPath[str]) -> Reply:
+    """`opening` and `closing` are of the whole range, on every page. A cursor stays with the `seq` it began at."""
+    found = await _page(request, ledger, "from", "to", "recorded_at", "seq", cursor=(str, int, int), pinned=True)
+    start, end = found.pop("from", None), found.pop("to", None)
+    if start is not None and end is not None and end < start:
+        raise invalid([Fault("#/to", "must not be before `from`")])
+    return await _ask(request, GetStatement(account=_named(account), start=start, end=end, **_timed(found)))
+
+
+def _named(account: str) -> str:
+    """The name, if it can be an account's. Raises NotFoundError."""
     try:
-        msgspec.convert(account, AccountName)
+        return msgspec.convert(account, AccountName)
     except msgspec.ValidationError:
         raise NotFoundError from None
-    return await _ask(request, GetAccount(name=account, **found))
 
 
 @get(
@@ -406,22 +453,23 @@ def _refused(request: AnyRequest, refused: RefusedTransaction) -> Reply:
     f"{LEDGER}/balances",
     responses=_spec(BalancesView),
     summary="Sums of its accounts by currency and type",
-    query=(*_LIST, "prefix"),
+    query=(*_LIST, "prefix", *AS_OF),
     versioned=True,
 )
 async def get_balances(request: AnyRequest, ledger: FromPath[str]) -> Reply:
-    return await _ask(request, GetBalances(**await _page(request, ledger, "prefix", cursor=(str, str))))
+    found = await _page(request, ledger, "prefix", *AS_OF, cursor=(str, str))
+    return await _ask(request, GetBalances(**_timed(found)))
 
 
 @get(
     f"{LEDGER}/trial-balance",
     responses=_spec(TrialBalanceView),
     summary="Debits and credits by currency and type",
-    query=_ONE,
+    query=(*_ONE, *AS_OF),
     versioned=True,
 )
 async def get_trial_balance(request: AnyRequest, ledger: FromPath[str]) -> Reply:
-    return await _ask(request, GetTrialBalance(**await _thing(request, ledger)))
+    return await _ask(request, GetTrialBalance(**_timed(await _thing(request, ledger, *AS_OF))))
 
 
 @get(
@@ -448,6 +496,7 @@ ROUTES: Final[list[Any]] = [
     list_currencies,
     list_accounts,
     get_account,
+    get_statement,
     list_transactions,
     get_transaction,
     get_balances,
