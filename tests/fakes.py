@@ -11,9 +11,11 @@ from uuid import UUID
 from domain.currency import Currencies
 from domain.decision import Link
 from domain.errors import DomainError
+from domain.ledger.events import TransactionPosted
 from domain.ledger.handlers import touches
-from domain.ledger.model import Account, Ledger, Member, Profile, Touches
+from domain.ledger.model import Account, Ledger, Line, Member, Profile, Touches, Transaction
 from domain.messages import Recorded
+from domain.money import parse_minor
 from infrastructure.command_log import (
     STATUSES,
     Answer,
@@ -152,6 +154,9 @@ class _Books:
     scales: dict[str, int] = field(default_factory=dict)
     references: set[str] = field(default_factory=set)
     grants: dict[UUID, str] = field(default_factory=dict)
+    transactions: dict[UUID, Transaction] = field(default_factory=dict)
+    waiting: dict[UUID, int | None] = field(default_factory=dict)
+    closed_before: datetime | None = None
 
 
 class FakeLedgers:
@@ -169,6 +174,9 @@ class FakeLedgers:
             self.add_user(user)
         self._kept.setdefault(ledger, _Books()).grants[user] = role
 
+    def wait(self, ledger: str, transaction: UUID, position: int | None) -> None:
+        self._kept.setdefault(ledger, _Books()).waiting[transaction] = position
+
     def load(self, ledger_id: str, commands: Iterable[Recorded]) -> Ledger:
         kept = self._kept.setdefault(ledger_id, _Books())
         needed = Touches.none()
@@ -176,6 +184,9 @@ class FakeLedgers:
         for recorded in commands:
             touches(recorded.command, needed)
             principals.add(recorded.principal)
+        named = {each: deepcopy(kept.transactions[each]) for each in needed.transactions if each in kept.transactions}
+        for transaction in named.values():
+            needed.accounts.update(name for line in transaction.lines for name in (line.debit, line.credit))
         return Ledger(
             id=ledger_id,
             profile=kept.profile,
@@ -185,6 +196,10 @@ class FakeLedgers:
             accounts={name: deepcopy(kept.accounts[name]) for name in needed.accounts if name in kept.accounts},
             references=needed.references & kept.references,
             members=self._members(kept.grants, principals, needed.users),
+            named=needed.transactions,
+            transactions=named,
+            waiting={each: kept.waiting[each] for each in needed.transactions if each in kept.waiting},
+            closed_before=kept.closed_before,
         )
 
     def _members(self, grants: dict[UUID, str], principals: set[UUID], named: set[UUID]) -> dict[UUID, Member]:
@@ -207,3 +222,18 @@ class FakeLedgers:
             kept.grants.pop(user, None)
             if grant.role is not None:
                 kept.grants[user] = grant.role
+        kept.closed_before = ledger.closed_before
+        for link in links:
+            if isinstance(link.entry.data, TransactionPosted):
+                kept.transactions[link.entry.data.transaction] = _posted(link.entry.data, link.entry.seq, ledger)
+        kept.transactions.update(deepcopy(ledger.transactions))
+
+
+def _posted(event: TransactionPosted, seq: int, ledger: Ledger) -> Transaction:
+    """A plain transaction, of which no command of its turn asked anything."""
+    amounts = [parse_minor(line.amount, ledger.accounts[line.debit].scale) for line in event.postings]
+    lines = [
+        Line(line.debit, line.credit, amount, amount, 0) for line, amount in zip(event.postings, amounts, strict=True)
+    ]
+    effective_at = datetime.fromisoformat(event.effective_at)
+    return Transaction(event.transaction, seq, seq, "posted", event.metadata, effective_at, lines)

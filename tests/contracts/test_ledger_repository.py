@@ -6,18 +6,28 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import count
-from typing import Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID, uuid4
 
 import asyncpg
+import msgspec
 import pytest
 from asyncpg import Record
 from hypothesis import given
 from hypothesis import settings as effort
+from msgspec.structs import replace
 
 from domain.decision import GENESIS, Decision, Head, Link, decide
-from domain.ledger.commands import CreateLedger, OpenAccount, PostTransaction
-from domain.ledger.model import Ledger
+from domain.ledger.commands import (
+    CreateLedger,
+    OpenAccount,
+    PostTransaction,
+    ReverseTransaction,
+    UpdateTransaction,
+    VoidTransaction,
+)
+from domain.ledger.handlers import touches
+from domain.ledger.model import Ledger, Line, Touches, Transaction
 from domain.messages import Command, Recorded
 from infrastructure.repositories import ledger as ledgers
 from infrastructure.settings import Settings
@@ -43,6 +53,7 @@ from tests.books import (
     state_of,
     update,
 )
+from tests.every_kind import EVERY_KIND, NAMING_ALL, OLD, REFUSED, YESTERDAY, capture, every_kind, hold, job
 from tests.fakes import FakeLedgers
 
 NAMES = tuple(f"a:{number}" for number in range(5))
@@ -57,8 +68,22 @@ EVERYTHING = [
 
 ADD_USER = "INSERT INTO users (id, username, roles, status) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
 ADD_GRANT = "INSERT INTO grants (ledger, user_id, role) VALUES ($1, $2, $3)"
+ADD_COMMAND = """
+INSERT INTO commands (id, actor, position, kind, status, payload, principal, correlation_id)
+VALUES ($1, $2, $3, 'post_transaction', CASE WHEN $3::bigint IS NULL THEN 'scheduled' ELSE 'accepted' END, '', $1, 'c')
+"""
 
 _numbers = count()
+
+
+def in_memory(commands: Sequence[Recorded], shelf: Shelf) -> Books:
+    """The same on a ledger that is never stored."""
+    books, needed = Books(), Touches.none()
+    for recorded in commands:
+        touches(recorded.command, needed)
+    books.ledger.id, books.head, books.ledger.named = shelf.id, shelf.head, needed.transactions
+    books.decide(commands)
+    return books
 
 
 class Store(Protocol):
@@ -66,6 +91,7 @@ class Store(Protocol):
 
     def add_user(self, user: UUID, *, active: bool = True, roles: Iterable[str] = ("user",)) -> None: ...
     def grant(self, ledger: str, user: UUID, role: str) -> None: ...
+    def wait(self, ledger: str, transaction: UUID, position: int | None) -> None: ...
     def load(self, ledger_id: str, commands: Sequence[Recorded]) -> Ledger: ...
     def save(self, ledger: Ledger, links: Sequence[Link], now: datetime) -> None: ...
 
@@ -249,6 +275,70 @@ class LedgerRepositories:
         assert refusal is not None
         assert refusal.code == "amount_overflow"
 
+    def test_a_pending_transaction_comes_back_with_what_it_holds(self, shelf: Shelf) -> None:
+        shelf.turn(create(), open_account("a"), open_account("b", kind="liability"), open_account("c"))
+        holding = replace(hold(("a", "b", "1.50"), ("c", "b", "2"), seconds=60), metadata={"ä": "ö"}, effective_at=OLD)
+        shelf.decide([record(holding, 8)])
+        ledger = shelf.load(VoidTransaction(transaction=job(8)))
+        assert ledger.transactions == {
+            job(8): Transaction(
+                job(8), 5, 5, "pending", {"ä": "ö"}, OLD, [Line("a", "b", 150, 0, 150), Line("c", "b", 200, 0, 200)],
+                NOON + timedelta(seconds=60),
+            )
+        }  # fmt: skip
+        pending = {
+            name: (one.pending_debits, one.pending_credits, one.version) for name, one in ledger.accounts.items()
+        }
+        assert pending == {"a": (150, 0, 5), "b": (0, 350, 5), "c": (200, 0, 5)}
+
+    def test_a_plain_transaction_comes_back_when_it_is_named(self, shelf: Shelf) -> None:
+        shelf.turn(create(), open_account("a"), open_account("b"), open_account("c"))
+        shelf.decide([record(post(("a", "b", "1"), ("b", "a", "0.5")), 8), record(post(("b", "c", "1")), 9)])
+        ledger = shelf.load(ReverseTransaction(transaction=job(8)))
+        lines = [Line("a", "b", 100, 100, 0), Line("b", "a", 50, 50, 0)]
+        moment = NOON + timedelta(seconds=8)
+        assert ledger.transactions == {job(8): Transaction(job(8), 5, 5, "posted", {}, moment, lines)}
+        assert ledger.accounts.keys() == {"a", "b"}
+        assert shelf.load(post(("a", "b", "1"))).transactions == {}
+        assert (ledger.named, shelf.load(create()).named) == ({job(8)}, set())
+
+    @pytest.mark.parametrize("width", [1, 2, 5, 100])
+    def test_every_kind_of_command_in_turns_of_any_width(self, shelf: Shelf, width: int) -> None:
+        commands = every_kind()
+        expected = in_memory(commands, shelf)
+        outcomes, events = [], []
+        for start in range(0, len(commands), width):
+            decision = shelf.decide(commands[start : start + width])
+            outcomes += decision.outcomes
+            events += [link.event for link in decision.links]
+        refused = {number: one.refusal.code for number, one in enumerate(outcomes) if one.refusal is not None}
+        assert refused == REFUSED
+        assert events == [link.event for link in expected.links]
+        ledger = shelf.store.load(shelf.id, [*EVERYTHING, *commands, *NAMING_ALL])
+        assert state_of(ledger) == expected.state()
+        assert ledger.closed_before == expected.ledger.closed_before == OLD
+        assert ledger.transactions == expected.ledger.transactions
+        assert {number: ledger.transactions[job(number)].status for number in (4, 5, 9, 12, 14, 17, 19, 35)} == {
+            4: "posted", 5: "captured", 9: "captured", 12: "voided", 14: "captured", 17: "expired", 19: "posted",
+            35: "pending",
+        }  # fmt: skip
+        ended = [number for number in (5, 9, 12, 14, 17, 35) if ledger.transactions[job(number)].expired]
+        assert ended == [9, 17]
+        links = [(ledger.transactions[job(n)].reverses, ledger.transactions[job(n)].reversed_by) for n in (5, 19, 20)]
+        assert links == [(None, job(19)), (job(5), job(20)), (job(19), None)]
+
+    def test_transactions_that_are_still_to_be_made_are_known_to_be(self, store: Store, shelf: Shelf) -> None:
+        shelf.turn(create())
+        waiting, scheduled, elsewhere, nobody = (uuid4() for _ in range(4))
+        store.wait(shelf.id, waiting, 77)
+        store.wait(shelf.id, scheduled, None)
+        store.wait(Shelf(store).id, elsewhere, 78)
+        ledger = shelf.load(*[VoidTransaction(transaction=one) for one in (waiting, scheduled, elsewhere, nobody)])
+        assert (ledger.waiting, ledger.transactions) == ({waiting: 77, scheduled: None}, {})
+        assert ledger.awaits(waiting, 76)
+        assert not ledger.awaits(waiting, 77)
+        assert ledger.awaits(scheduled, 1_000)
+
     def test_a_reloaded_ledger_equals_the_one_in_memory(self, store: Store) -> None:
         reload_and_compare(store)
 
@@ -303,6 +393,16 @@ class Postgres:
         self.add_user(user)
         self._runner.run(self._db.execute(ADD_GRANT, ledger, user, role))
 
+    def wait(self, ledger: str, transaction: UUID, position: int | None) -> None:
+        self._runner.run(self._db.execute(ADD_COMMAND, transaction, f"ledger:{ledger}", position))
+
+    def rows(self, statement: str, *arguments: object) -> list[tuple[Any, ...]]:
+        rows = self._runner.run(self._db.fetch(statement, *arguments))
+        return [
+            tuple(msgspec.json.decode(value) if name == "metadata" else value for name, value in row.items())
+            for row in rows
+        ]
+
     def load(self, ledger_id: str, commands: Sequence[Recorded]) -> Ledger:
         return self._runner.run(ledgers.load(self._db, ledger_id, commands))
 
@@ -312,6 +412,40 @@ class Postgres:
     async def _save(self, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
         async with self._db.transaction():
             await ledgers.save(self._db, ledger, links, now)
+
+
+class Witness:
+    """A connection that remembers what was asked of it."""
+
+    def __init__(self, db: asyncpg.Connection[Record]) -> None:
+        self._db = db
+        self.seen: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._db, name)
+
+        def ask(first: str, *arguments: Any, **named: Any) -> Any:
+            self.seen.append(first)
+            return method(first, *arguments, **named)
+
+        return ask
+
+
+TABLES: Final = {
+    "transactions": "SELECT id, status, version, reference, metadata, expires_at, reverses, reversed_by, expired"
+    " FROM transactions WHERE ledger = $1 ORDER BY seq",
+    "postings": "SELECT seq, posting, debit, credit, amount, effective_at FROM postings WHERE ledger = $1"
+    " ORDER BY seq, posting",
+    "holds": "SELECT seq, posting, debit, credit, currency, scale, amount, posted, held FROM holds WHERE ledger = $1"
+    " ORDER BY seq, posting",
+    "captures": "SELECT seq, id, transaction, amounts, effective_at, recorded_at FROM captures WHERE ledger = $1"
+    " ORDER BY seq",
+    "pending_sums": "SELECT account, seq, pending_debits, pending_credits FROM pending_sums WHERE ledger = $1"
+    " ORDER BY account, seq",
+    "account_changes": "SELECT account, seq, status, metadata FROM account_changes WHERE ledger = $1"
+    " ORDER BY seq, account",
+    "periods": "SELECT seq, before, closed_at FROM periods WHERE ledger = $1 ORDER BY seq",
+}
 
 
 @pytest.fixture(scope="module")
@@ -361,3 +495,101 @@ class TestPostgres(LedgerRepositories):
             (KIM, "writer", NOON, 3),
             (ADA, "owner", NOON, 1),
         ]
+
+    def test_tables_hold_the_same_whatever_the_width_of_turns(self, store: Store) -> None:
+        assert isinstance(store, Postgres)
+        tables = []
+        for width in (1, 3, 100):
+            shelf, commands = Shelf(store), every_kind()
+            for start in range(0, len(commands), width):
+                shelf.decide(commands[start : start + width])
+            tables.append({table: store.rows(statement, shelf.id) for table, statement in TABLES.items()})
+        assert tables[0] == tables[1] == tables[2]
+        found = tables[0]
+        applied = [number for number in range(len(EVERY_KIND)) if number not in REFUSED]
+        seqs = {number: seq for seq, number in enumerate(applied, 1)}
+        assert found["holds"][:3] == [
+            (seqs[5], 0, "alice", "bob", "USD", 2, 4000, 4000, 0),
+            (seqs[5], 1, "alice", "bob", "USD", 2, 500, 500, 0),
+            (seqs[9], 0, "alice", "bob", "USD", 2, 1000, 300, 0),
+        ]
+        assert found["holds"][-2:] == [
+            (seqs[35], 0, "alice", "bob", "USD", 2, 200, 50, 150),
+            (seqs[35], 1, "alice", "bank", "USD", 2, 100, 0, 100),
+        ]
+        moments = {number: NOON + timedelta(seconds=number) for number in range(1_001)}
+        assert found["captures"][:3] == [
+            (seqs[6], job(6), job(5), [3000, 0], moments[6], NOON),
+            (seqs[7], job(7), job(5), [400, 250], YESTERDAY, NOON),
+            (seqs[8], job(8), job(5), [600, 250], moments[8], NOON),
+        ]
+        # nothing moved by the hold, nor where a capture took nothing; then what the reversal gave back
+        assert [row for row in found["postings"] if seqs[5] <= row[0] <= seqs[9] or row[0] == seqs[19]] == [
+            (seqs[6], 0, "alice", "bob", 3000, moments[6]),
+            (seqs[7], 0, "alice", "bob", 400, YESTERDAY),
+            (seqs[7], 1, "alice", "bob", 250, YESTERDAY),
+            (seqs[8], 0, "alice", "bob", 600, moments[8]),
+            (seqs[8], 1, "alice", "bob", 250, moments[8]),
+            (seqs[19], 0, "bob", "alice", 4000, moments[19]),
+            (seqs[19], 1, "bob", "alice", 500, moments[19]),
+        ]
+        assert [row[1:] for row in found["pending_sums"] if row[0] == "alice"][:4] == [
+            (seqs[5], 4500, 0),
+            (seqs[6], 1500, 0),
+            (seqs[7], 850, 0),
+            (seqs[8], 0, 0),
+        ]
+        assert {row[1] for row in found["pending_sums"]} == {
+            seqs[number] for number in (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 35, 36)
+        }
+        assert found["account_changes"] == [
+            ("alice", seqs[25], "open", {}),
+            ("bob", seqs[26], "open", {}),
+            ("bob", seqs[28], "frozen", {}),
+            ("idle", seqs[30], "open", {}),
+            ("idle", seqs[31], "open", {"x": "1"}),
+        ]
+        assert found["periods"] == [(seqs[32], OLD - timedelta(days=1), NOON), (seqs[33], OLD, NOON)]
+        named = {row[0]: row[1:] for row in found["transactions"]}
+        assert named[job(5)] == (
+            "captured",
+            seqs[23],
+            "held",
+            {"a": "é", "b": '"'},
+            moments[1_000],
+            None,
+            job(19),
+            False,
+        )
+        assert named[job(9)] == ("captured", seqs[11], None, {}, moments[11], None, None, True)
+        assert named[job(20)] == ("posted", seqs[20], "again", {"a": "1", "b": "2"}, None, job(19), None, False)
+
+    def test_plain_postings_touch_no_table_but_their_own(self, store: Store, shelf: Shelf) -> None:
+        assert isinstance(store, Postgres)
+        shelf.turn(create(), open_account("a"), open_account("b"))
+        witness = Witness(store._db)
+        run = store._runner.run
+        commands = [record(post(("a", "b", "1")), number) for number in range(3)]
+        ledger = run(ledgers.load(witness, shelf.id, commands))  # type: ignore[arg-type]
+        decision = decide(ledger, shelf.head, commands, NOON, RULES)
+        loading, witness.seen = witness.seen, []
+        run(ledgers.save(witness, ledger, decision.links, NOON))  # type: ignore[arg-type]
+        assert loading == [ledgers.PROFILE, ledgers.ACCOUNTS, ledgers.MEMBERS]
+        assert witness.seen == [ledgers.MOVE_ACCOUNTS, "transactions", "postings"]
+        assert sorted(ledgers.views(ledger)) == ["account:a", "account:b"]
+
+    def test_views_of_transactions_that_changed_are_old(self, store: Store, shelf: Shelf) -> None:
+        shelf.turn(create(), open_account("a"), open_account("b"))
+        shelf.decide([record(hold(("a", "b", "1")), 8), record(post(("a", "b", "1")), 9)])
+        for command, changed in (
+            (capture(8, "0.25"), {8}),
+            (UpdateTransaction(transaction=job(9), metadata={"k": "v"}), {9}),
+            (ReverseTransaction(transaction=job(9)), {9}),
+            (VoidTransaction(transaction=job(8)), {8}),
+        ):
+            commands = [record(command, 10)]
+            ledger = store.load(shelf.id, commands)
+            decision = decide(ledger, shelf.head, commands, NOON, RULES)
+            assert decision.links
+            views = {view for view in ledgers.views(ledger) if view.startswith("transaction:")}
+            assert views == {f"transaction:{job(number)}" for number in changed}
