@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import cycle, islice, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
 import pytest
 
 from domain.catalog import KINDS
+from domain.clock import format_time
 from domain.identity import handlers as identity
 from tests.e2e.client import FINAL, PATIENCE_S, Client, Json, events_of, fresh, open_books, posting
 from tests.stack import Stack
@@ -48,6 +50,7 @@ class Desk:
     ada: Client
     admin: Client
     ledger: str
+    days: int = 0
 
     def client(self, kind: str) -> Client:
         return self.admin if kind in identity.KINDS else self.ada
@@ -69,6 +72,28 @@ class Desk:
         assert granted.status_code == 200, granted.text
         return user
 
+    def account(self, *, frozen: bool = False) -> str:
+        """An account that nothing has touched; its address."""
+        name = f"wallets:{fresh()}"
+        self.ada.done(f"{self.base}/accounts", {"name": name, "currency": "USD", "type": "liability"})
+        account = f"{self.base}/accounts/{name}"
+        if frozen:
+            assert self.ada.post(f"{account}/freeze", prefer=WAIT).status_code == 200
+        return account
+
+    def transaction(self, **members: Any) -> str:
+        """A transaction of its own; its address."""
+        return f"{self.base}/transactions/{self.ada.done(f'{self.base}/transactions', posting(**members))['id']}"
+
+    def later(self) -> str:
+        """A moment long ago, and after all that this gave before."""
+        self.days += 1
+        return format_time(datetime(2001, 1, 1, tzinfo=UTC) + timedelta(days=self.days))
+
+    @property
+    def base(self) -> str:
+        return f"/v1/ledgers/{self.ledger}"
+
     def drive(self, kind: str) -> Drive:
         """A command of that kind which will succeed, another one at each call. Fails for a kind nobody thought of."""
         assert kind in DRIVES, f"no test drives {kind} end to end: add it here"
@@ -82,6 +107,36 @@ def granting(method: str, event: str, status: int) -> Callable[[Desk, str, str],
         user = desk.member() if method == "DELETE" else desk.somebody()
         listed = f"{base}/grants"
         return Drive(f"{listed}/{user}", {"role": "writer"}, listed, event, method, status, listed, {"user": user})
+
+    return drive
+
+
+def on_account(verb: str, event: str, *, frozen: bool = False) -> Callable[[Desk, str, str], Drive]:
+    """To change what may be done with an account."""
+
+    def drive(desk: Desk, _base: str, _name: str) -> Drive:
+        account = desk.account(frozen=frozen)
+        return Drive(f"{account}/{verb}", {}, account, event, status=200)
+
+    return drive
+
+
+def on_hold(verb: str, body: Json, event: str) -> Callable[[Desk, str, str], Drive]:
+    """To end a hold, or some of it."""
+
+    def drive(desk: Desk, _base: str, _name: str) -> Drive:
+        transaction = desk.transaction(pending=True)
+        return Drive(f"{transaction}/{verb}", body, transaction, event, status=200)
+
+    return drive
+
+
+def describing(event: str, address: Callable[[Desk], str]) -> Callable[[Desk, str, str], Drive]:
+    """To add to the metadata of something."""
+
+    def drive(desk: Desk, _base: str, name: str) -> Drive:
+        resource = address(desk)
+        return Drive(resource, {"metadata": {name: "noted"}}, resource, event, "PATCH", 200)
 
     return drive
 
@@ -124,6 +179,24 @@ DRIVES: dict[str, Callable[[Desk, str, str], Drive]] = {
     "post_transaction": lambda _, base, name: Drive(
         f"{base}/transactions", posting(reference=name), f"{base}/transactions/{{job}}", "TransactionPosted"
     ),
+    "update_account": describing("AccountMetadataChanged", Desk.account),
+    "freeze_account": on_account("freeze", "AccountFrozen"),
+    "unfreeze_account": on_account("unfreeze", "AccountUnfrozen", frozen=True),
+    "close_account": on_account("close", "AccountClosed"),
+    "update_transaction": describing("TransactionMetadataChanged", Desk.transaction),
+    "capture_transaction": on_hold("capture", {"amount": "0.40", "final": False}, "TransactionCaptured"),
+    "void_transaction": on_hold("void", {}, "TransactionVoided"),
+    "reverse_transaction": lambda desk, base, name: Drive(
+        f"{desk.transaction()}/reverse", {"reference": name}, f"{base}/transactions/{{job}}", "TransactionReversed"
+    ),
+    "close_period": lambda desk, base, _: Drive(
+        f"{base}/periods",
+        {"before": desk.later()},
+        f"{base}/periods",
+        "PeriodClosed",
+        status=200,
+        listed=f"{base}/periods",
+    ),
     "register_user": lambda _, base, name: Drive(
         "/v1/users",
         {"username": name, "password": fresh("password"), "roles": ["user"]},
@@ -148,6 +221,10 @@ def view(client: Client, sent: Drive, job: str, seq: int) -> Json:
     return dict(item)
 
 
+# Nobody can ask for the end of a transaction's time but the service: tests/e2e/test_holds.py.
+SENT = sorted(set(KINDS) - {"expire_transaction"})
+
+
 @pytest.fixture(scope="module")
 def ledger(ada: Client) -> str:
     return open_books(ada)
@@ -158,7 +235,7 @@ def desk(ada: Client, admin: Client, ledger: str) -> Desk:
     return Desk(ada, admin, ledger)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", SENT)
 def test_each_kind_of_command_from_202_to_its_event(stack: Stack, desk: Desk, kind: str) -> None:
     client, sent = desk.client(kind), desk.drive(kind)
     accepted = desk.send(kind, sent)
@@ -183,7 +260,7 @@ def test_each_kind_of_command_from_202_to_its_event(stack: Stack, desk: Desk, ki
     assert (event["type"], event["command"], event["actor"]) == (sent.event, job["id"], actor)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", SENT)
 def test_each_kind_of_command_awaited_and_replayed(desk: Desk, kind: str) -> None:
     client, sent, key = desk.client(kind), desk.drive(kind), fresh("key")
     made = desk.send(kind, sent, prefer=WAIT, idempotency_key=key)
