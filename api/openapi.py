@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Any, Final
+from types import UnionType
+from typing import Any, Final, Union, get_args, get_origin
 
 import msgspec
 from litestar import Litestar, Request, Response, get
@@ -48,6 +49,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "batches": "What became of the commands of a bulk request.",
     "balances": "Sums over accounts.",
     "trial-balance": "Whether the books balance.",
+    "exports": "Files: the journal, statements, the ledger as text for other programs.",
     "journal": "Every event, with its exact bytes.",
     "health": "For probes.",
     "metrics": "For Prometheus.",
@@ -167,7 +169,9 @@ class _Schemas:
     def __init__(self, found: Iterable[Operation]) -> None:
         kinds: list[Any] = [Problem, JobView]
         for operation in found:
-            kinds += [kind for kind in (*operation.bodies.values(), *operation.answers.values()) if kind is not None]
+            kinds += operation.bodies.values()
+            # msgspec has no union of types that it could not tell apart
+            kinds += [part for kind in operation.answers.values() if kind is not None for part in _alternatives(kind)]
         kinds += [kind for _, kind in (*_QUERY.values(), *_PATH.values()) if not isinstance(kind, dict)]
         unique = list({repr(kind): kind for kind in kinds}.values())
         schemas, components = msgspec.json.schema_components(unique, ref_template=_REF)
@@ -176,7 +180,16 @@ class _Schemas:
 
     def of(self, kind: Any) -> Json:
         """A type's, or a schema as it is."""
-        return dict(kind) if isinstance(kind, dict) else dict(self._found[repr(kind)])
+        if isinstance(kind, dict):
+            return dict(kind)
+        if repr(kind) in self._found:
+            return dict(self._found[repr(kind)])
+        return {"anyOf": [self.of(part) for part in _alternatives(kind)]}
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """The members of a union; any other type alone."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def _portable(schema: Any, place: str = "") -> Any:
