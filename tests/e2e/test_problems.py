@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
 
+from domain.clock import format_time
 from domain.errors import CATALOGUE
 from tests.e2e.client import PATIENCE_S, Client, Json, fresh, open_books, posting
 
 MEMBERS = ["type", "title", "status", "detail", "instance", "code", "correlation_id", "job", "errors"]
 LARGE = "9" * 38
+WAIT = f"wait={PATIENCE_S}"
+CLOSED = "2001-01-01T00:00:00Z"
+CLOCKS_DIFFER = timedelta(milliseconds=20)
 
 ELSEWHERE = {
     "command_failed": "test_crashes.py",
@@ -30,6 +37,28 @@ def account(name: str, currency: str = "USD", kind: str = "liability", **limits:
 # how each is sent to the ledger: a path and a body to POST, or a request of another kind
 Sent = tuple[str, Json] | Callable[[Client, str, dict[str, str]], httpx.Response]
 
+
+def ended(verb: str, body: Json | None = None, *, once: str = "", **members: Any) -> Sent:
+    """A transaction of its own, and what comes too late or asks for too much of it."""
+
+    def send(ada: Client, base: str, wait: dict[str, str]) -> httpx.Response:
+        transaction = f"{base}/transactions/{ada.done(f'{base}/transactions', posting(**members))['id']}"
+        if once:
+            assert ada.post(f"{transaction}/{once}", **wait).status_code in (200, 201)
+        return ada.post(f"{transaction}/{verb}", body, **wait)
+
+    return send
+
+
+def expired(ada: Client, base: str, wait: dict[str, str]) -> httpx.Response:
+    """A capture after the hold's time is over, whether or not that was noticed yet."""
+    expires_at = datetime.now(UTC) + timedelta(seconds=0.5)
+    held = ada.done(f"{base}/transactions", posting(pending=True, expires_at=format_time(expires_at)))
+    while datetime.now(UTC) <= expires_at + CLOCKS_DIFFER:
+        time.sleep(0.05)
+    return ada.post(f"{base}/transactions/{held['id']}/capture", **wait)
+
+
 AT_APPLY: dict[str, Sent] = {
     "account_exists": ("accounts", account("wallets:alice")),
     "currency_exists": ("currencies", {"code": "POINTS", "scale": 1}),
@@ -41,6 +70,16 @@ AT_APPLY: dict[str, Sent] = {
     "amount_overflow": ("transactions", posting(LARGE, "assets:points", "wallets:points")),
     "insufficient_funds": ("transactions", posting("1.00", "wallets:capped", "assets:bank")),
     "max_balance_exceeded": ("transactions", posting("11.00", "assets:bank", "wallets:capped")),
+    "transaction_not_pending": ended("capture"),
+    "transaction_expired": expired,
+    "transaction_not_reversible": ended("reverse", pending=True),
+    "already_reversed": ended("reverse", once="reverse"),
+    "capture_exceeds_hold": ended("capture", {"amount": "1.01"}, pending=True),
+    "period_closed": ("transactions", posting(effective_at="2000-12-31T23:59:59.999999Z")),
+    "account_closed": ("transactions", posting(credit="wallets:closed")),
+    "account_frozen": ("transactions", posting(credit="wallets:frozen")),
+    "account_status": ("accounts/wallets:frozen/freeze", {}),
+    "account_not_empty": ("accounts/assets:bank/close", {}),
     # nobody would be left who owns the ledger
     "precondition_failed": lambda ada, base, wait: ada.http.delete(
         f"{base}/grants/{ada.read('/auth/me')['id']}", headers=wait
@@ -58,10 +97,15 @@ def ledger(ada: Client) -> str:
         account("wallets:capped", min_balance="0", max_balance="10"),
         account("assets:points", "POINTS", "asset"),
         account("wallets:points", "POINTS"),
+        account("wallets:frozen"),
+        account("wallets:closed"),
     ):
         ada.done(f"/v1/ledgers/{ledger}/accounts", body)
     ada.done(f"/v1/ledgers/{ledger}/transactions", posting(reference="taken"))
     ada.done(f"/v1/ledgers/{ledger}/transactions", posting("1", "assets:points", "wallets:points"))
+    for path in ("accounts/wallets:frozen/freeze", "accounts/wallets:closed/close"):
+        assert ada.post(f"/v1/ledgers/{ledger}/{path}", prefer=WAIT).status_code == 200
+    assert ada.post(f"/v1/ledgers/{ledger}/periods", {"before": CLOSED}, prefer=WAIT).status_code == 200
     return ledger
 
 
@@ -128,15 +172,15 @@ def test_a_refusal_on_receipt(ada: Client, ledger: str, code: str) -> None:
 def test_a_refusal_at_apply(ada: Client, ledger: str, code: str) -> None:
     sent, base = AT_APPLY[code], f"/v1/ledgers/{ledger}"
     if callable(sent):
-        answer = sent(ada, base, {"prefer": f"wait={PATIENCE_S}"})
+        answer = sent(ada, base, {"prefer": WAIT})
     else:
-        answer = ada.post(f"{base}/{sent[0]}", sent[1], prefer=f"wait={PATIENCE_S}")
+        answer = ada.post(f"{base}/{sent[0]}", sent[1], prefer=WAIT)
     _is_refused(ada, answer, code)
 
 
 def test_a_refusal_of_users(admin: Client) -> None:
     taken = {"username": admin.username, "password": fresh("password")}
-    _is_refused(admin, admin.post("/v1/users", taken, prefer=f"wait={PATIENCE_S}"), "username_taken")
+    _is_refused(admin, admin.post("/v1/users", taken, prefer=WAIT), "username_taken")
 
 
 def _is_refused(client: Client, answer: httpx.Response, code: str) -> None:
