@@ -106,6 +106,9 @@ _VALUES: Final[Mapping[str, Any]] = {
     "version": 4,
 }
 
+# What may be left out of a request, and mostly is.
+_SPARED: Final = frozenset(("amounts", "effective_at", "execute_at", "final"))
+
 # Members that are null in most answers.
 _UNSET: Final = frozenset(
     (
@@ -170,7 +173,8 @@ def _members(schema: Schema, components: Mapping[str, Schema], whole: bool) -> d
     properties: Mapping[str, Schema] = schema.get("properties", {})
     title = schema.get("title", "")
     required = set(schema.get("required", ()))
-    wanted = properties if whole or not required else [name for name in properties if name in required]
+    chosen = required or set(properties) - _SPARED
+    wanted = [name for name in properties if whole or name in chosen]
     return {
         name: None
         if whole and name in _UNSET and is_nullable(properties[name])
