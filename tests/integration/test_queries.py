@@ -310,8 +310,20 @@ async def test_wrong_parameters_are_named(settings: Settings, monkeypatch: Patch
         assert faults(await ada.get(f"{root}/accounts?prefix=%00")).keys() == {"#/prefix"}
         for path in (f"{root}/accounts/wallets:alice", f"{root}/accounts", f"{root}/balances", f"{root}/trial-balance"):
             for name in ("effective_at", "recorded_at"):
-                found = faults(await ada.get(f"{path}?{name}=2026-01-01T00:00:00Z"))
-                assert found == {f"#/{name}": "is not supported yet"}
+                found = faults(await ada.get(f"{path}?{name}=2026-01-01T00:00:00"))
+                assert found == {f"#/{name}": "must be an RFC 3339 time with its offset"}
+            assert faults(await ada.get(f"{path}?seq=-1")) == {"#/seq": "must be a whole number, not negative"}
+        for path in (root, f"{root}/journal", f"{root}/transactions", f"{root}/currencies"):
+            found = faults(await ada.get(f"{path}?seq=1"))
+            assert found == {"#/seq": "is no parameter of this address"}
+        statement = f"{root}/accounts/wallets:alice/statement"
+        found = faults(await ada.get(f"{statement}?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z"))
+        assert found == {"#/to": "must not be before `from`"}
+        found = faults(await ada.get(f"{statement}?effective_at=2026-01-01T00:00:00Z&seq=x"))
+        assert found == {
+            "#/effective_at": "is no parameter of this address",
+            "#/seq": "must be a whole number, not negative",
+        }
         assert faults(await ada.get(f"{root}?min_version=x")).keys() == {"#/min_version"}
         # what was refused must not have become a cached answer either
         assert faults(await ada.get(f"{root}?min_version=x")).keys() == {"#/min_version"}
