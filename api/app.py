@@ -15,6 +15,7 @@ from api import (
     batches,
     bulk,
     currencies,
+    exports,
     grants,
     health,
     jobs,
@@ -75,6 +76,7 @@ ROUTES: Final[list[Any]] = [
     *batches.ROUTES,
     *users.ROUTES,
     *views.ROUTES,
+    *exports.ROUTES,
     *openapi.ROUTES,
     *pages.ROUTES,
 ]

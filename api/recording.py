@@ -42,6 +42,8 @@ class Bell(Protocol):
 
     def ring(self, actor: str, correlation_id: str | None = None) -> None: ...
 
+    def ring_export(self, export: str) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -78,7 +80,7 @@ class Recorder:
         self.waiters: Final = Waiters(redis, self.log.finished)
         self.depths: Final = Depths(mailbox_limit, self.log.depth)
         self.commands: Final[CommandBus[Address, Receipt]] = CommandBus(KIND_OF, self._record)
-        self._bell = bell
+        self.bell: Final = bell
         self._appends: Gatherer[Submission, Receipt] = Gatherer(
             self._append, most=MOST_A_FLUSH, backlog=BACKLOG, weigh=lambda submission: len(submission.drafts)
         )
@@ -95,7 +97,7 @@ class Recorder:
         await self._single_appends.close()
         await self._look_ups.close()
         await self.waiters.close()
-        self._bell.close()
+        self.bell.close()
 
     async def submit(self, submission: Submission) -> Receipt:
         """Writes commands down and wakes a worker. Raises the refusal, or InfrastructureError (503)."""
@@ -118,7 +120,7 @@ class Recorder:
             written = isinstance(answer, Receipt) and answer.accepted_at is not None
             if written and submission.actor not in rung:
                 rung.add(submission.actor)
-                self._bell.ring(submission.actor, submission.correlation_id)
+                self.bell.ring(submission.actor, submission.correlation_id)
         return answers
 
     async def _record(self, kind: str, command: Command, address: Address) -> Receipt:

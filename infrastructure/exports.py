@@ -7,7 +7,7 @@ who has lost it writes nothing more. Files are kept for a day.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 import asyncpg
@@ -95,11 +95,16 @@ PART: Final = "SELECT content FROM export_parts WHERE export = $1 AND part = $2"
 REMOVE: Final = "DELETE FROM exports WHERE ledger = $1 AND id = $2 RETURNING id"
 
 
+What = Literal["journal", "statement", "ledger"]
+Format = Literal["csv", "ndjson", "parquet", "beancount", "hledger"]
+Status = Literal["accepted", "running", "succeeded", "failed"]
+
+
 class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is to be written: the journal, the statement of an account from and to a moment, or the ledger as text."""
 
-    what: str
-    format: str
+    what: What
+    format: Format
     account: str | None = None
     start: datetime | None = None
     end: datetime | None = None
@@ -115,7 +120,7 @@ class Export(msgspec.Struct, frozen=True):
     ledger: str
     principal: UUID
     request: bytes
-    status: str
+    status: Status
     seq: int
     done: int
     total: int | None

@@ -50,6 +50,9 @@ class Bell:
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
+    def ring_export(self, export: str) -> None:
+        self.rung.append(export)
+
     def close(self) -> None:
         pass
 

@@ -20,6 +20,7 @@ TABLES = {
     "sessions": "id, user_id, generation, expires_at, ended_at, end_reason",
     "api_keys": "id, user_id, name, scopes, ledgers, expires_at, revoked_at",
     "signing_keys": "*",
+    "exports": "id, ledger, principal, request",
 }
 DIGEST = " UNION ALL ".join(
     f"SELECT '{table}', concat_ws(' rows, ', count(*), md5(string_agg(row::text, ',' ORDER BY row::text))) "

@@ -57,6 +57,7 @@ def plans() -> Iterator[list[Plan]]:
             "transaction": [transaction],
             "job": [transaction],
             "batch": [admin.post("/v1/ledgers/acme/commands", lines).json()["batch"]],
+            "export": [admin.post("/v1/ledgers/acme/exports", {"what": "journal", "format": "csv"}).json()["id"]],
             "user": [town.add().id],
             "key": [spare["id"]],
         }

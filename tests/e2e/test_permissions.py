@@ -118,6 +118,7 @@ def world(stack: Stack) -> Iterator[World]:
         ids["transaction"] = ids["job"] = owner.done(f"/v1/ledgers/{ledger}/transactions", posting())["id"]
         lines = {"commands": [{"kind": "post_transaction", **posting()}]}
         ids["batch"] = owner.post(f"/v1/ledgers/{ledger}/commands", lines).json()["batch"]
+        ids["export"] = new_export(clients["owner"], ledger)
         for name, scope in KEYS.items():
             clients[name] = town.visitor()
             clients[name].headers["authorization"] = f"Bearer {make_key(clients['owner'], scope)['secret']}"
@@ -128,6 +129,14 @@ def world(stack: Stack) -> Iterator[World]:
 def make_key(http: httpx.Client, scope: str = "ledger:read") -> Json:
     made: Json = http.post("/v1/api-keys", json={"name": scope, "scopes": [scope]}).raise_for_status().json()
     return made
+
+
+def new_export(http: httpx.Client, ledger: str) -> str:
+    """The id of an export whose file is written."""
+    asked = BODIES["POST /v1/ledgers/{ledger}/exports"]()
+    answer = http.post(f"/v1/ledgers/{ledger}/exports", json=asked, headers={"prefer": "wait=20"})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
 
 
 def session_of(access_token: str) -> str:
@@ -194,6 +203,9 @@ PREPARED: Mapping[str, Callable[[World, str], Ask]] = {
     ),
     "DELETE /v1/api-keys/{key} one's own": partial(revoke_key, whose="one's own"),
     "DELETE /v1/api-keys/{key} somebody else's": partial(revoke_key, whose="somebody else's"),
+    "DELETE /v1/ledgers/{ledger}/exports/{export}": lambda world, column: Ask(
+        world.clients[column], {**world.ids, "export": new_export(world.clients["owner"], world.ids["ledger"])}
+    ),
     "GET /v1/jobs/{job} of the ledger": lambda world, column: Ask(world.clients[column], world.ids),
     "GET /v1/jobs/{job} of a user": job_of_a_user,
 }

@@ -87,6 +87,8 @@ def things(town: Town, ada: Client) -> Things:
     assert ada.batch(batch)["counts"]["rejected"] == 1
     job = posted.headers["daybook-job"]
     real = {"ledger": ledger, "account": "wallets:alice", "transaction": job, "job": job, "batch": batch}
+    asked = {"what": "journal", "format": "csv"}
+    real["export"] = ada.post(f"{base}/exports", asked, prefer=WAIT).json()["id"]
     real["user"] = ada.read("/auth/me")["id"]
     # not the one that she uses: the newest
     log_in(town.visitor(), Person(real["user"], ada.username, ada.password, ("user",)))

@@ -130,6 +130,21 @@ async def test_the_journal_as_a_table_moves_the_same_money(desk: Desk) -> None:
 
 
 @at_a_desk
+async def test_a_statement_runs_to_the_balance(desk: Desk) -> None:
+    await fill(desk)
+    made, text = await export(desk, Wanted("statement", "csv", "bank"))
+    _, lines = await export(desk, Wanted("statement", "ndjson", "bank"))
+    assert (made.status, made.done) == ("succeeded", 5)
+    rows = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
+    assert [row["balance"] for row in rows] == ["7.25", "107.25", "77.25", "78.25", "77.25"]
+    assert [json.loads(line)["seq"] for line in lines.splitlines()] == [int(row["seq"]) for row in rows]
+    _, part = await export(desk, Wanted("statement", "csv", "bank", DAY, DAY + timedelta(days=1)))
+    assert [row["amount"] for row in csv.DictReader(io.StringIO(part.decode()))] == ["100.00"]
+    missing, _ = await export(desk, Wanted("statement", "csv", "nowhere"))
+    assert (missing.status, missing.problem) == ("failed", "There is no account nowhere.")
+
+
+@at_a_desk
 async def test_beancount_finds_every_balance_again(desk: Desk) -> None:
     await fill(desk)
     made, file = await export(desk, Wanted("ledger", "beancount"))
@@ -202,7 +217,7 @@ async def test_what_breaks_its_workers_is_given_up(desk: Desk) -> None:
                 "running" if attempt else "accepted",
                 attempt,
             )
-            with pytest.raises(KeyError):
+            with pytest.raises(msgspec.ValidationError):
                 await engine.run(pool, made.id)
         await exports.tidy(pool, 10, "broken")
         found = await exports.find(pool, desk.ledger, made.id)

@@ -15,7 +15,8 @@ from asyncpg import Record
 from domain.money import format_minor, parse_minor
 from infrastructure import exports
 from infrastructure.exports import Export, Wanted
-from infrastructure.read_models import JournalLine
+from infrastructure.history import Range, find_statement
+from infrastructure.read_models import JournalLine, LineView
 from workers.exports.formats import WRITERS
 from workers.exports.rows import COLUMNS, Movement, Opened, read, rows_of
 from workers.exports.sources import Described, described, events
@@ -35,6 +36,10 @@ Chunks = AsyncIterator[tuple[bytes, int]]
 """Bytes to be written, and how far the export is with them."""
 
 
+class Refused(Exception):
+    """What was asked for can't be written, whoever tries."""
+
+
 class LeaseLost(Exception):
     """Somebody else works at the export, or it was removed."""
 
@@ -49,7 +54,10 @@ async def run(pool: asyncpg.Pool[Record], export: UUID) -> None:
     if claimed is None:
         return
     try:
-        problem = await _write(pool, claimed, lease)
+        await _write(pool, claimed, lease)
+        problem = None
+    except Refused as refused:
+        problem = str(refused)
     except LeaseLost:
         log.info("export_left", export=str(export))
         return
@@ -60,10 +68,11 @@ async def run(pool: asyncpg.Pool[Record], export: UUID) -> None:
     log.info("export", export=str(export), ledger=claimed.ledger, correlation_id=claimed.correlation_id, failed=problem)
 
 
-async def _write(pool: asyncpg.Pool[Record], export: Export, lease: UUID) -> str | None:
-    """Writes all parts. Answers what is wrong with what was asked for, if anything."""
+async def _write(pool: asyncpg.Pool[Record], export: Export, lease: UUID) -> None:
+    """Writes all parts. Raises Refused for what was asked for in vain."""
     wanted = _wanted(export.request)
-    await exports.expect(pool, export.id, lease, export.seq)
+    if wanted.what != "statement":
+        await exports.expect(pool, export.id, lease, export.seq)
     number, size, part = 0, 0, bytearray()
     done = 0
     async for content, done in SOURCES[wanted.what](pool, export, wanted):
@@ -74,9 +83,8 @@ async def _write(pool: asyncpg.Pool[Record], export: Export, lease: UUID) -> str
         number, size = number + 1, size + len(part)
         part.clear()
         if size > MOST_BYTES:
-            return TOO_LONG
+            raise Refused(TOO_LONG)
     await _put(pool, export.id, lease, number, bytes(part), done)
-    return None
 
 
 async def _put(pool: asyncpg.Pool[Record], export: UUID, lease: UUID, number: int, content: bytes, done: int) -> None:
@@ -109,6 +117,27 @@ async def _lines(pool: asyncpg.Pool[Record], export: Export) -> Chunks:
             lines.append(JournalLine(row["epoch"], row["seq"], previous.hex(), row["hash"].hex(), event))
             previous = row["hash"]
         yield _encode_lines(lines), page[-1]["seq"]
+
+
+LINES: Final = 1_000
+LINE_COLUMNS: Final = ("account", "currency", *LineView.__struct_fields__)
+
+
+async def _statement(pool: asyncpg.Pool[Record], export: Export, wanted: Wanted) -> Chunks:
+    """`done` counts lines; how many there will be is not known before."""
+    writer, within = WRITERS[wanted.format](LINE_COLUMNS), Range(wanted.start, wanted.end)
+    behind, done = None, 0
+    while True:
+        page = await find_statement(pool, export.ledger, wanted.account or "", within, export.seq, behind, LINES)
+        if page is None:
+            raise Refused(f"There is no account {wanted.account}.")
+        kept = {"account": wanted.account, "currency": page.currency}
+        done += len(page.items)
+        yield writer.add([kept | msgspec.to_builtins(line) for line in page.items]), done
+        behind = page.last
+        if behind is None:
+            break
+    yield writer.end(), done
 
 
 DIALECTS: Final[Mapping[str, Callable[[], Dialect]]] = {"beancount": Beancount, "hledger": Hledger}
@@ -171,5 +200,6 @@ def _text(lines: Iterable[str]) -> bytes:
 
 SOURCES: Final[Mapping[str, Callable[[asyncpg.Pool[Record], Export, Wanted], Chunks]]] = {
     "journal": _journal,
+    "statement": _statement,
     "ledger": _ledger,
 }
