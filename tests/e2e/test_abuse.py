@@ -434,6 +434,30 @@ def test_16_somebody_elses_job_and_batch(scene: Scene) -> None:
                 assert answer.text.lower().replace(name, NOBODY) == unknown.text.lower()
 
 
+def test_17_somebody_elses_export_and_its_file(scene: Scene) -> None:
+    asked = BODIES["POST /v1/ledgers/{ledger}/exports"]()
+    path = f"{scene.base}/exports"
+    made = scene.ada.done(path, asked)
+    with unchanged(scene):
+        assert problem(scene.eve.post(path, asked)) == (404, "not_found")
+        for address in (made["links"]["self"], made["links"]["download"]):
+            answer = scene.eve.get(address, x_correlation_id="the-same")
+            unknown = scene.eve.get(address.replace(made["id"], NOBODY), x_correlation_id="the-same")
+            assert problem(answer) == (404, "not_found")
+            assert answer.text.replace(made["id"], NOBODY) == unknown.text
+            # nor by way of a ledger of one's own
+            assert problem(scene.eve.get(address.replace(scene.ledger, scene.eves))) == (404, "not_found")
+    # a link that was good once is good for nothing without the grant
+    guest = scene.town.add()
+    scene.town.grant(scene.ledger, guest, "reader")
+    visitor = scene.town.enter(guest)
+    assert visitor.get(made["links"]["download"]).status_code == 200
+    ended = scene.ada.http.delete(f"{scene.base}/grants/{guest.id}", headers={"prefer": WAIT})
+    assert ended.status_code == 204
+    assert problem(visitor.get(made["links"]["download"])) == (404, "not_found")
+    assert problem(scene.town.visitor().get(made["links"]["download"])) == (401, "unauthorized")
+
+
 def test_19_somebody_elses_account_in_a_transaction_of_ones_own(scene: Scene) -> None:
     scene.ada.done(f"{scene.base}/accounts", {"name": "secret:vault", "currency": "USD", "type": "liability"})
     path, before = f"/v1/ledgers/{scene.eves}/transactions", scene.ada.get(scene.base).content
