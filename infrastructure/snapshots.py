@@ -59,7 +59,75 @@ SELECT last_seq FROM sealed_runs WHERE ledger = $1 AND account = $2 AND level = 
 ORDER BY last_seq OFFSET $4::int - 1 LIMIT 1
 """
 
-# Two who seal the same run make the same rows: the later one leaves it be.
+# Of two who seal the same run the later one leaves it be.
+SEAL: Final = """
+WITH moved AS (
+    SELECT effective_at, seq, posting, amount AS debited, 0 AS credited
+    FROM postings WHERE ledger = $1 AND debit = $2 AND seq > $4 AND seq <= $5
+    UNION ALL
+    SELECT effective_at, seq, posting, 0, amount
+    FROM postings WHERE ledger = $1 AND credit = $2 AND seq > $4 AND seq <= $5
+), summed AS (
+    SELECT moved.*, row_number() OVER place AS number, sum(debited) OVER place AS debits,
+        sum(credited) OVER place AS credits
+    FROM moved WINDOW place AS (ORDER BY effective_at, seq, posting ROWS UNBOUNDED PRECEDING)
+), gathered AS (
+    SELECT count(*) AS size, min(debits - debited) AS debits_before, min(credits - credited) AS credits_before,
+        array_agg(effective_at) AS times, array_agg(seq) AS seqs, array_agg(posting) AS postings,
+        array_agg(debits) AS debits, array_agg(credits) AS credits
+    FROM (SELECT summed.*, (number - 1) / $6 AS chunk FROM summed ORDER BY chunk, number) AS ordered GROUP BY chunk
+), run AS (
+    INSERT INTO sealed_runs
+    SELECT $1, $2, $3, $5, min(times[1]), max(times[size]), max(debits[size]), max(credits[size]) FROM gathered
+    ON CONFLICT DO NOTHING RETURNING last_seq
+)
+INSERT INTO sealed_chunks
+SELECT $1, $2, $3, run.last_seq, times[size], seqs[size], postings[size], debits_before, credits_before, times, seqs,
+    postings, debits, credits
+FROM gathered CROSS JOIN run
+"""
+
+BEHIND: Final = 16_384
+"""Events that a ledger may be behind for as long as it is not quiet."""
+SHARE: Final = 1 / 256
+"""How likely a movement has its account looked at: one with a whole run to be sealed is hardly ever overlooked."""
+
+
+class Shape(NamedTuple):
+    """How many movements make a run, how many runs a long one, and how many movements a chunk has at the most.
+
+    Chunks of 40 stay just below the size from which Postgres would compress each.
+    """
+
+    run: int = 1_024
+    runs: int = 64
+    chunk: int = 40
+
+
+SHAPE: Final = Shape()
+
+SHORT: Final = 0
+LONG: Final = 1
+
+LAST: Final = """
+SELECT coalesce(max(last_seq), 0) FROM sealed_runs WHERE ledger = $1 AND account = $2 AND level = $3
+"""
+
+# Where the next run ends: with all that the event moved which brings its last movement.
+END_OF_SHORT: Final = """
+SELECT seq FROM (
+    (SELECT seq FROM postings WHERE ledger = $1 AND debit = $2 AND seq > $3 ORDER BY seq LIMIT $4)
+    UNION ALL
+    (SELECT seq FROM postings WHERE ledger = $1 AND credit = $2 AND seq > $3 ORDER BY seq LIMIT $4)
+) AS moved
+ORDER BY seq OFFSET $4::int - 1 LIMIT 1
+"""
+END_OF_LONG: Final = """
+SELECT last_seq FROM sealed_runs WHERE ledger = $1 AND account = $2 AND level = 0 AND last_seq > $3
+ORDER BY last_seq OFFSET $4::int - 1 LIMIT 1
+"""
+
+# Of two who seal the same run the later one leaves it be.
 SEAL: Final = """
 WITH moved AS (
     SELECT effective_at, seq, posting, amount AS debited, 0 AS credited

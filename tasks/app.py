@@ -20,6 +20,7 @@ _settings = load()
 _sweep_s: Final = _settings.sweep_ms / 1000
 # Holds are to be released within 5 s of their time, however seldom sweeps are.
 _EXPIRE_S: Final = 2
+_SEAL_S: Final = 10
 
 app = Celery("daybook", include=["tasks.turns", "tasks.deliveries", "tasks.exports", "tasks.sweeps"])
 app.conf.update(
@@ -66,6 +67,11 @@ app.conf.update(
             "task": "tasks.sweeps.expire",
             "schedule": _EXPIRE_S,
             "options": {"queue": "maintenance", "expires": _EXPIRE_S},
+        },
+        "seal": {
+            "task": "tasks.sweeps.seal",
+            "schedule": _SEAL_S,
+            "options": {"queue": "maintenance", "expires": _SEAL_S},
         },
     },
     beat_max_loop_interval=5,

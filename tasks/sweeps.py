@@ -20,6 +20,7 @@ from tasks.app import QUEUE_OF_ACTOR, app
 from tasks.doorbell import Doorbell
 from tasks.runtime import Runtime, runtime
 from workers.expiry import Expiry
+from workers.snapshots import Snapshots
 from workers.sweep import Sweep
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,13 @@ def expire() -> None:
     """Asks for the end of transactions whose time is over."""
     process = runtime()
     process.run(Expiry(process.pool, process.doorbell.ring).run())
+
+
+@app.task(name="tasks.sweeps.seal")  # type: ignore[untyped-decorator]
+def seal() -> None:
+    """Seals movements of busy accounts. Nothing but time is lost without it."""
+    process = runtime()
+    process.run(Snapshots(process.pool).run())
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
