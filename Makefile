@@ -7,7 +7,7 @@ SCALE ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-kafka check audit bench lock python run-environment dev-environment
+.PHONY: help up test test-kafka test-hledger check audit bench lock python run-environment dev-environment
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|' 2>/dev/null \
@@ -16,11 +16,15 @@ help:  ## this list
 up: run-environment  ## everything on this machine until Ctrl-C; SCALE="ledgers=2 events=1" scales pools
 	@exec $(BIN)/daybook up --stop-with-parent $(foreach wish,$(SCALE),--scale $(wish))
 
-test: dev-environment  ## all tests but those that need a real Apache Kafka, JOBS files at a time
-	@$(BIN)/pytest -m "not kafka" -n $(JOBS) --dist loadfile $(ARGS)
+test: dev-environment  ## all tests but those that need Apache Kafka or hledger, JOBS files at a time
+	@$(BIN)/pytest -m "not kafka and not hledger" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-kafka: dev-environment  ## events against a real Apache Kafka: needs Java 17 and Maven
 	@$(BIN)/pytest -m kafka tests/kafka $(ARGS)
+
+test-hledger: dev-environment  ## what is exported for hledger, by hledger itself: needs that program
+	@command -v hledger >/dev/null || { echo "This needs hledger (https://hledger.org; on Debian and Ubuntu: apt install hledger)."; exit 1; }
+	@$(BIN)/pytest -m hledger tests/integration/test_hledger.py $(ARGS)
 
 check: dev-environment  ## style, types, arrows between modules, migrations, lock files, insecure code, advisories
 	$(BIN)/ruff check
