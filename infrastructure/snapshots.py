@@ -41,6 +41,9 @@ SHAPE: Final = Shape()
 SHORT: Final = 0
 LONG: Final = 1
 
+# Two who knew different shapes would seal runs that overlap.
+LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('seal ' || $1 || ' ' || $2, 0))"
+
 LAST: Final = """
 SELECT coalesce(max(last_seq), 0) FROM sealed_runs WHERE ledger = $1 AND account = $2 AND level = $3
 """
@@ -59,7 +62,6 @@ SELECT last_seq FROM sealed_runs WHERE ledger = $1 AND account = $2 AND level = 
 ORDER BY last_seq OFFSET $4::int - 1 LIMIT 1
 """
 
-# Of two who seal the same run the later one leaves it be.
 SEAL: Final = """
 WITH moved AS (
     SELECT effective_at, seq, posting, amount AS debited, 0 AS credited
@@ -79,12 +81,11 @@ WITH moved AS (
 ), run AS (
     INSERT INTO sealed_runs
     SELECT $1, $2, $3, $5, min(times[1]), max(times[size]), max(debits[size]), max(credits[size]) FROM gathered
-    ON CONFLICT DO NOTHING RETURNING last_seq
 )
 INSERT INTO sealed_chunks
-SELECT $1, $2, $3, run.last_seq, times[size], seqs[size], postings[size], debits_before, credits_before, times, seqs,
-    postings, debits, credits
-FROM gathered CROSS JOIN run
+SELECT $1, $2, $3, $5, times[size], seqs[size], postings[size], debits_before, credits_before, times, seqs, postings,
+    debits, credits
+FROM gathered
 """
 
 BEHIND: Final = """
@@ -143,13 +144,18 @@ async def advance(db: Db, ledger: str, seq: int) -> None:
 
 
 async def seal(db: Db, ledger: str, account: str, shape: Shape = SHAPE) -> bool:
-    """Seals the account's next run, and with it the long one that it completes. False when there is none yet."""
+    """Seals the account's next run, and with it the long one that it completes. False when there is none yet.
+
+    The caller's transaction makes them one.
+    """
+    await db.execute(LOCK, ledger, account)
     after = await db.fetchval(LAST, ledger, account, SHORT)
     upto = await db.fetchval(END_OF_SHORT, ledger, account, after, shape.run)
-    if upto is not None:
-        await db.execute(SEAL, ledger, account, SHORT, after, upto, shape.chunk)
+    if upto is None:
+        return False
+    await db.execute(SEAL, ledger, account, SHORT, after, upto, shape.chunk)
     after = await db.fetchval(LAST, ledger, account, LONG)
     end = await db.fetchval(END_OF_LONG, ledger, account, after, shape.runs)
     if end is not None:
         await db.execute(SEAL, ledger, account, LONG, after, end, shape.chunk)
-    return upto is not None
+    return True

@@ -48,10 +48,14 @@ class Snapshots:
         while found.after < found.head and time.monotonic() < until:
             upto, accounts = await snapshots.look(self.pool, found, self.share)
             for account in accounts:
-                while await snapshots.seal(self.pool, found.ledger, account, self.shape):
+                while await self._seal(found.ledger, account):
                     sealed += 1
                     if time.monotonic() > until:
                         return sealed
             await snapshots.advance(self.pool, found.ledger, upto)
             found = found._replace(after=upto)
         return sealed
+
+    async def _seal(self, ledger: str, account: str) -> bool:
+        async with self.pool.acquire() as db, db.transaction():
+            return await snapshots.seal(db, ledger, account, self.shape)
