@@ -138,6 +138,10 @@ def post(**members: Any) -> dict[str, Any]:
     return {"postings": [posting()], **members}
 
 
+def expecting(**members: Any) -> dict[str, Any]:
+    return {"preconditions": [{"account": "a", **members}]}
+
+
 def account(**members: Any) -> dict[str, Any]:
     return {"name": "a", "currency": "USD", "type": "asset", **members}
 
@@ -155,6 +159,8 @@ def refused_query(name: str, pointer: str, path: str) -> Row:
 
 
 ACCOUNTS: Final = f"{BASE}/accounts"
+ID: Final = "019a0b6c-7d2e-7c31-9f44-5b0e8a1d2c3f"
+TRANSACTION: Final = f"{BASE}/transactions/{ID}"
 CURRENCIES: Final = f"{BASE}/currencies"
 COMMANDS: Final = f"{BASE}/commands"
 LINES: Final = {"Content-Type": "application/x-ndjson"}
@@ -330,6 +336,57 @@ REFUSED: Final = [
     invalid("no member at all", "#/postings", {}),
     invalid("no body", "#/postings", b""),
     *(invalid(f"{each!r} for an object", "#", json.dumps(each).encode()) for each in ([], "a", 1, True, None)),
+    # -- holds, and what becomes of transactions and accounts
+    *(
+        invalid(name, pointer, post(**members))
+        for name, pointer, members in (
+            ("an end of what is not held", "#/expires_at", {"expires_at": "2999-01-01T00:00:00Z"}),
+            ("an end in the past", "#/expires_at", {"pending": True, "expires_at": "2026-01-01T00:00:00Z"}),
+            ("an end that is none", "#/expires_at", {"pending": True, "expires_at": "soon"}),
+            ("pending in words", "#/pending", {"pending": "yes"}),
+            ("all, at most nothing", "#/postings/0/up_to", {"postings": [{**posting("available"), "up_to": "0"}]}),
+            ("an amount with a most", "#/postings/0", {"postings": [{**posting("1"), "up_to": "1"}]}),
+            ("AVAILABLE", "#/postings/0/amount", {"postings": [posting("AVAILABLE")]}),
+            ("nothing expected", "#/preconditions/0", {"preconditions": [{"account": "a"}]}),
+            ("no bound", "#/preconditions/0/balance", {"preconditions": [{"account": "a", "balance": {}}]}),
+            ("less than none", "#/preconditions/0/balance/eq", expecting(balance={"eq": "-0.00"})),
+            ("a number", "#/preconditions/0/available/gte", expecting(available={"gte": 1})),
+            ("no version", "#/preconditions/0/version", expecting(version=0)),
+            ("101 of them", "#/preconditions", {"preconditions": expecting(version=1)["preconditions"] * 101}),
+        )
+    ),
+    malformed("an unknown bound", post(**expecting(balance={"lt": "1"})), "#/preconditions/0/balance/lt"),
+    *(
+        invalid(f"capture of {body}", pointer, body, f"{TRANSACTION}/capture")
+        for pointer, body in (
+            ("#/amount", {"amount": "0"}),
+            ("#/amount", {"amount": "available"}),
+            ("#/amounts", {"amounts": []}),
+            ("#/amounts", {"amounts": ["0", "0.00"]}),
+            ("#/amounts", {"amount": "1", "amounts": ["1"]}),
+            ("#/amounts/1", {"amounts": ["1", "-1"]}),
+            ("#/final", {"final": "no"}),
+            ("#/effective_at", {"effective_at": "2999-01-01T00:00:00Z"}),
+        )
+    ),
+    malformed("a transaction in the body, too", {"transaction": ID}, "#/transaction", path=f"{TRANSACTION}/void"),
+    malformed("an account in the body, too", {"account": "a"}, "#/account", path=f"{ACCOUNTS}/a/freeze"),
+    malformed("a reversal's postings", post(), "#/postings", path=f"{TRANSACTION}/reverse"),
+    invalid("a reversal to come", "#/effective_at", {"effective_at": "2999-01-01T00:00:00Z"}, f"{TRANSACTION}/reverse"),
+    invalid("a reversal's long reference", "#/reference", {"reference": "x" * 256}, f"{TRANSACTION}/reverse"),
+    invalid("no end of a period", "#/before", {}, f"{BASE}/periods"),
+    invalid("an end of a period without a time", "#/before", {"before": "2026-01-01"}, f"{BASE}/periods"),
+    invalid("a period before all years", "#/before", {"before": "0001-01-01T00:00:00Z"}, f"{BASE}/periods"),
+    *(
+        Row(f"{name} of {path}", 422, "validation_failed", (pointer,), body, path, "PATCH")
+        for path in (f"{ACCOUNTS}/a", TRANSACTION)
+        for name, pointer, body in (
+            ("no metadata", "#/metadata", {}),
+            ("null as metadata", "#/metadata", {"metadata": None}),
+            ("a number as metadata", "#/metadata/k", {"metadata": {"k": 1}}),
+            ("51 new keys", "#/metadata", {"metadata": dict.fromkeys(map(str, range(51)), "v")}),
+        )
+    ),
     # -- syntax
     malformed("33 levels", nested(33)),
     malformed("5,000 levels", nested(5_000)),
@@ -457,7 +514,16 @@ REFUSED: Final = [
             *(f"{ACCOUNTS}/..", f"{ACCOUNTS}/%2e%2e", f"{ACCOUNTS}/a%00", f"{ACCOUNTS}/*", f"{ACCOUNTS}/a%0d%0ab"),
             *(f"{ACCOUNTS}/{'a' * 5_000}", f"{BASE}/transactions/'--", f"{BASE}/transactions/%00", f"{BASE}/none"),
             *("/v1/jobs/00000000-0000-0000-0000-00000000000g", "/v1/jobs/{}", "/v1/jobs/*", "/v1/batches/%2a"),
+            *(f"{TRANSACTION}/none", f"{ACCOUNTS}/a/none"),
             *("/problems/..", "/problems/%2e%2e%2f", "/problems/%00", "/docs/../v1", "/.%2e/etc/passwd", "/%00"),
+        )
+    ),
+    *(
+        Row(f"nothing that could be: {method} {path[:60]}", 404, "not_found", body={}, path=path, method=method)
+        for method, path in (
+            *(("POST", f"{BASE}/transactions/{each}/void") for each in ("0", "x", ID + "0", "0" * 32, "%00", "..")),
+            *(("POST", f"{ACCOUNTS}/{each}/close") for each in ("A", "a::b", "%C3%A9", "a%00", "x" * 600)),
+            *(("PATCH", f"{each}/A") for each in (ACCOUNTS, f"{BASE}/transactions")),
         )
     ),
     Row("a job's id in another writing", 404, "not_found", path="/v1/jobs/0" * 16, method="GET"),
