@@ -81,7 +81,7 @@ async def update_account(request: AnyRequest, ledger: FromPath[str], account: Fr
     body=body_of(FreezeAccount, "account"),
     command=True,
     answers={200: AccountView, 202: JobView},
-    refusals=("account_status",),
+    refusals=("account_closed", "account_status"),
 )
 async def freeze_account(request: AnyRequest, ledger: FromPath[str], account: FromPath[str]) -> Response[bytes]:
     """No posting, hold or reversal. What is held already may still be captured, voided or expire."""
@@ -95,7 +95,7 @@ async def freeze_account(request: AnyRequest, ledger: FromPath[str], account: Fr
     body=body_of(UnfreezeAccount, "account"),
     command=True,
     answers={200: AccountView, 202: JobView},
-    refusals=("account_status",),
+    refusals=("account_closed", "account_status"),
 )
 async def unfreeze_account(request: AnyRequest, ledger: FromPath[str], account: FromPath[str]) -> Response[bytes]:
     return await _accept(request, UNFREEZE_ACCOUNT, ledger, account)
