@@ -34,3 +34,9 @@ class Currencies:
         if code not in self._own:
             self._own[code] = scale
             self.first_used[code] = scale
+
+    def copy(self) -> Currencies:
+        """As they are now; what is kept in one is not in the other."""
+        copied = Currencies(self._own, self._standard)
+        copied.first_used = dict(self.first_used)
+        return copied

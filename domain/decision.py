@@ -70,11 +70,19 @@ class Decision(msgspec.Struct, frozen=True):
     head: Head
 
 
+def _no_entries(_state: Aggregate, _commands: Sequence[Recorded]) -> Callable[[], None]:
+    raise AssertionError("there are no atomic entries here")
+
+
 class Rulebook(msgspec.Struct, frozen=True):
-    """Who handles a command and who applies an event, by type."""
+    """Who handles a command and who applies an event, by type.
+
+    `savepoint` is told which commands are about to change the state; what it answers puts the state back.
+    """
 
     handlers: Mapping[type[Command], Callable[..., list[Event]]]
     appliers: Mapping[type[Event], Callable[..., list[str]]]
+    savepoint: Callable[..., Callable[[], None]] = _no_entries
 
 
 def decide(
@@ -82,26 +90,81 @@ def decide(
 ) -> Decision:
     """Decides `commands` in order against `state`, which it changes, and chains their events behind `head`.
 
-    A DomainError is that command's outcome and undoes nothing else. Any other exception is a fault of the
-    command or of the code: it leaves `state` unusable, and the caller throws everything away.
+    A DomainError is that command's outcome and undoes nothing else, but in an atomic entry, of which all commands
+    succeed or none. Any other exception is a fault of the command or of the code: it leaves `state` unusable, and the
+    caller throws everything away.
     """
-    recorded_text = format_time(recorded_at)
-    links: list[Link] = []
+    chain = _Chain(state, head, recorded_at, rulebook)
     outcomes: list[Outcome] = []
-    for recorded in commands:
+    last = len(commands) - 1
+    for place, recorded in enumerate(commands):
+        if recorded.line is not None:
+            # decided when its last one comes
+            if place == last or commands[place + 1].position != recorded.position:
+                outcomes += _all_or_none(chain, _entry_up_to(commands, place))
+            continue
         try:
-            events = rulebook.handlers[type(recorded.command)](recorded.command, state, recorded)
+            chain.add(recorded)
         except DomainError as refusal:
             outcomes.append(Outcome(recorded.id, None, Refusal.of(refusal)))
-            continue
-        for event in events:
-            stamp = Stamp(head.seq + 1, recorded_at)
-            touched = rulebook.appliers[type(event)](event, state, stamp)
-            link = _link(head, recorded_text, recorded, event, state.snapshots(touched))
-            links.append(link)
-            head = Head(head.actor, head.epoch, stamp.seq, link.hash)
-        outcomes.append(Outcome(recorded.id, head.seq))
-    return Decision(links, outcomes, head)
+        else:
+            outcomes.append(Outcome(recorded.id, chain.head.seq))
+    return Decision(chain.links, outcomes, chain.head)
+
+
+class _Chain:
+    """The state, and how far the journal has grown."""
+
+    __slots__ = ("_appliers", "_handlers", "_recorded_at", "_recorded_text", "head", "links", "savepoint", "state")
+
+    def __init__(self, state: Aggregate, head: Head, recorded_at: datetime, rulebook: Rulebook) -> None:
+        self.state = state
+        self.head = head
+        self.links: list[Link] = []
+        self.savepoint = rulebook.savepoint
+        self._handlers = rulebook.handlers
+        self._appliers = rulebook.appliers
+        self._recorded_at = recorded_at
+        self._recorded_text = format_time(recorded_at)
+
+    def add(self, recorded: Recorded) -> None:
+        """Decides one command and applies its events. Raises its refusal, having changed nothing."""
+        state = self.state
+        for event in self._handlers[type(recorded.command)](recorded.command, state, recorded):
+            head = self.head
+            seq = head.seq + 1
+            touched = self._appliers[type(event)](event, state, Stamp(seq, self._recorded_at))
+            link = _link(head, self._recorded_text, recorded, event, state.snapshots(touched))
+            self.links.append(link)
+            self.head = Head(head.actor, head.epoch, seq, link.hash)
+
+
+def _entry_up_to(commands: Sequence[Recorded], last: int) -> Sequence[Recorded]:
+    first = last
+    while first and commands[first - 1].position == commands[last].position:
+        first -= 1
+    return commands[first : last + 1]
+
+
+def _all_or_none(chain: _Chain, entry: Sequence[Recorded]) -> list[Outcome]:
+    put_back = chain.savepoint(chain.state, entry)
+    head, length = chain.head, len(chain.links)
+    outcomes = []
+    for recorded in entry:
+        try:
+            chain.add(recorded)
+        except DomainError as refusal:
+            put_back()
+            chain.head = head
+            del chain.links[length:]
+            return _rejected(entry, recorded.id, Refusal.of(refusal))
+        outcomes.append(Outcome(recorded.id, chain.head.seq))
+    return outcomes
+
+
+def _rejected(entry: Sequence[Recorded], culprit: UUID, refusal: Refusal) -> list[Outcome]:
+    taken_along = Refusal("batch_rejected", f"{culprit} of the same atomic batch was refused.", caused_by=culprit)
+    return [Outcome(recorded.id, None, refusal if recorded.id == culprit else taken_along) for recorded in entry]
 
 
 def _link(head: Head, recorded_at: str, recorded: Recorded, event: Event, balances: tuple[Balance, ...]) -> Link:

@@ -40,6 +40,7 @@ CATALOGUE: Final[dict[str, ProblemKind]] = {
     "idempotency_key_reused": ProblemKind(422, "Idempotency key reused", "The key was used with another request; make a new key for a new request."),
     "internal_error": ProblemKind(500, "Internal error", "Report the correlation id to the operator."),
     "command_failed": ProblemKind(500, "Command failed", "The command could not be processed and was set aside; report the job to the operator."),
+    "batch_rejected": ProblemKind(409, "Batch rejected", "Another command of the atomic batch was refused, so none of them was applied; `caused_by` is its job."),
     "command_cancelled": ProblemKind(409, "Command cancelled", "The command was cancelled before it was applied; send a new one."),
     "version_not_reached": ProblemKind(409, "Version not reached", "Ask again in a moment, or with a lower min_version."),
     "ledger_exists": ProblemKind(409, "Ledger exists", "Choose another id for the ledger."),

@@ -22,12 +22,16 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """A question to the projections. Answering it changes nothing."""
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """Why a rule refused a command, as the daybook keeps it with the command."""
+class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a rule refused a command, as the daybook keeps it with the command.
+
+    `caused_by` is the command whose refusal took this one along, in an entry that is all or nothing.
+    """
 
     code: str
     detail: str
     faults: tuple[Fault, ...] = ()
+    caused_by: UUID | None = None
 
     @classmethod
     def of(cls, error: DomainError) -> Refusal:
@@ -35,7 +39,10 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """A command as a turn takes it from the mailbox."""
+    """A command as a turn takes it from the mailbox.
+
+    Those of an atomic entry share its position; `line` is their order there, None for a command that is by itself.
+    """
 
     id: UUID
     position: int
@@ -44,6 +51,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     principal: UUID
     correlation_id: str
     accepted_at: datetime
+    line: int | None = None
 
 
 class Balance(msgspec.Struct, frozen=True, gc=False):

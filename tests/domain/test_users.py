@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from domain.catalog import RULES
 from domain.decision import GENESIS, Decision, Head, decide
 from domain.errors import CATALOGUE, Fault
 from domain.identity import handlers
@@ -15,7 +16,7 @@ from domain.identity.commands import ChangePassword, DisableUser, RegisterUser, 
 from domain.identity.events import PasswordChanged, UserDisabled, UserRegistered, UserUpdated
 from domain.identity.model import Profile, User
 from domain.messages import Command, Entry, Event, Refusal
-from tests.books import ADA, EVE, NOBODY, NOON, RULES, record
+from tests.books import ADA, EVE, NOBODY, NOON, record
 
 OLGA = UUID("01890000-0000-7000-8000-0000000001ca")
 """Who the commands are about."""

@@ -10,13 +10,14 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from domain.catalog import RULES
 from domain.decision import GENESIS, Head, decide
 from domain.identity.commands import DisableUser, RegisterUser, UpdateUser
 from domain.identity.model import User
 from domain.messages import Command
 from infrastructure.repositories import identity
 from infrastructure.settings import Settings
-from tests.books import NOON, RULES, record
+from tests.books import NOON, record
 from tests.journals import on_a_loop
 
 ADD = "INSERT INTO users (id, username, roles) VALUES ($1, $1::uuid::text, $2)"
