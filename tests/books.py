@@ -6,27 +6,39 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from itertools import count, permutations
-from typing import Any
+from random import Random
 from uuid import UUID
 
 from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 from msgspec.structs import replace
 
-from domain.catalog import APPLIERS, HANDLERS, KIND_OF
+from domain.catalog import KIND_OF
+from domain.catalog import RULES as RULES
 from domain.currency import Currencies
-from domain.decision import GENESIS, Decision, Head, Link, Outcome, Rulebook, decide
+from domain.decision import GENESIS, Decision, Head, Link, Outcome, decide
 from domain.ledger.commands import (
+    Bounds,
+    CaptureTransaction,
+    CloseAccount,
+    ClosePeriod,
     CreateLedger,
+    ExpireTransaction,
+    FreezeAccount,
     GrantAccess,
     OpenAccount,
     Posting,
     PostTransaction,
+    Precondition,
     RegisterCurrency,
+    ReverseTransaction,
     RevokeAccess,
+    UnfreezeAccount,
+    UpdateAccount,
     UpdateLedger,
+    UpdateTransaction,
+    VoidTransaction,
 )
-from domain.ledger.model import Account, Ledger, Member, Profile, Written
+from domain.ledger.model import SERVICE, Account, Ledger, Member, Profile, Transaction, Written
 from domain.messages import Command, Recorded
 from infrastructure.currencies import ISO_SCALES
 
@@ -41,7 +53,6 @@ DAN = UUID("01890000-0000-7000-8000-00000000da00")
 NOBODY = UUID("01890000-0000-7000-8000-000000000000")
 """The id of no user."""
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
-RULES = Rulebook(HANDLERS, APPLIERS)
 LARGEST = 10**38 - 1
 
 
@@ -56,6 +67,11 @@ def record(command: Command, number: int, principal: UUID = ADA) -> Recorded:
         f"correlation-{number}",
         NOON + timedelta(seconds=number),
     )
+
+
+def job(number: int) -> UUID:
+    """The id of the command with this number, and of the transaction it makes."""
+    return record(CreateLedger(id="acme", name="Acme"), number).id
 
 
 def empty_ledger(ledger_id: str = "acme") -> Ledger:
@@ -87,7 +103,20 @@ class Books:
         """Decides the commands as one turn."""
         return self.decide([record(command, next(self._numbers), principal) for command in commands]).outcomes
 
+    def apply(self, command: Command, principal: UUID = ADA) -> UUID:
+        """Decides a command that nothing stands in the way of; its id."""
+        (outcome,) = self.run(command, principal=principal)
+        assert outcome.refusal is None, outcome.refusal
+        return outcome.command
+
+    def refusal(self, command: Command, principal: UUID = ADA) -> str | None:
+        """Decides a command; the code it is refused with."""
+        (outcome,) = self.run(command, principal=principal)
+        return None if outcome.refusal is None else outcome.refusal.code
+
     def decide(self, recorded: Sequence[Recorded], recorded_at: datetime = NOON) -> Decision:
+        # later turns may name any of them
+        self.ledger.named.update(each.id for each in recorded)
         decision = decide(self.ledger, self.head, recorded, recorded_at, RULES)
         self.head = decision.head
         self.links += decision.links
@@ -96,21 +125,35 @@ class Books:
     def account(self, name: str) -> Account:
         return self.ledger.accounts[name]
 
+    def transaction(self, transaction: UUID) -> Transaction:
+        return self.ledger.transactions[transaction]
+
     def state(self) -> tuple[object, ...]:
         """A copy of everything that rules look at, to compare with."""
         return state_of(self.ledger)
 
 
-State = tuple[Profile | None, dict[str, Account], set[str], dict[str, int | None], dict[UUID, str]]
+State = tuple[
+    Profile | None,
+    dict[str, Account],
+    set[str],
+    dict[str, int | None],
+    dict[UUID, str],
+    dict[UUID, Transaction],
+    datetime | None,
+]
 
 
 def state_of(ledger: Ledger, currencies: Iterable[str] = ()) -> State:
-    """A copy of what a ledger holds, to compare with: record, accounts, references, currencies asked for, grants."""
+    """A copy of what a ledger holds, to compare with: record, accounts, references, currencies asked for, grants,
+    transactions, the end of the last closed period."""
     scales = {code: ledger.currencies.scale_of(code) for code in {*currencies, *CODES}}
     grants = {user: member.grant for user, member in ledger.members.items() if member.grant is not None}
     # how its sums were last written out is no part of an account
     accounts = {name: replace(account, written=Written()) for name, account in ledger.accounts.items()}
-    return deepcopy((ledger.profile, accounts, ledger.references, scales, grants))
+    return deepcopy(
+        (ledger.profile, accounts, ledger.references, scales, grants, ledger.transactions, ledger.closed_before)
+    )
 
 
 # -- commands in short ------------------------------------------------------------------------------------------------
@@ -133,6 +176,62 @@ def open_account(
 def post(*lines: tuple[str, str, str], reference: str | None = None) -> PostTransaction:
     """Postings as (debit, credit, amount)."""
     return PostTransaction(postings=tuple(Posting(*line) for line in lines), reference=reference)
+
+
+def hold(
+    *lines: tuple[str, str, str], reference: str | None = None, expires_at: datetime | None = None
+) -> PostTransaction:
+    """The same, pending."""
+    return replace(post(*lines, reference=reference), pending=True, expires_at=expires_at)
+
+
+def capture(
+    transaction: UUID, *amounts: str, final: bool = True, effective_at: datetime | None = None
+) -> CaptureTransaction:
+    """Of all that is held, or of so much of each posting."""
+    return CaptureTransaction(transaction=transaction, amounts=amounts or None, final=final, effective_at=effective_at)
+
+
+def capture_one(transaction: UUID, amount: str, *, final: bool = True) -> CaptureTransaction:
+    """Of a transaction of one posting."""
+    return CaptureTransaction(transaction=transaction, amount=amount, final=final)
+
+
+def void(transaction: UUID) -> VoidTransaction:
+    return VoidTransaction(transaction=transaction)
+
+
+def expire(transaction: UUID) -> ExpireTransaction:
+    return ExpireTransaction(transaction=transaction)
+
+
+def reverse(
+    transaction: UUID, *, effective_at: datetime | None = None, reference: str | None = None
+) -> ReverseTransaction:
+    return ReverseTransaction(transaction=transaction, effective_at=effective_at, reference=reference)
+
+
+def freeze(account: str) -> FreezeAccount:
+    return FreezeAccount(account=account)
+
+
+def unfreeze(account: str) -> UnfreezeAccount:
+    return UnfreezeAccount(account=account)
+
+
+def close(account: str) -> CloseAccount:
+    return CloseAccount(account=account)
+
+
+def close_period(before: datetime) -> ClosePeriod:
+    return ClosePeriod(before=before)
+
+
+def describe(what: str | UUID, **metadata: str | None) -> Command:
+    """Metadata of an account or a transaction."""
+    if isinstance(what, UUID):
+        return UpdateTransaction(transaction=what, metadata=metadata)
+    return UpdateAccount(account=what, metadata=metadata)
 
 
 def grant(user: UUID, role: str) -> GrantAccess:
@@ -169,53 +268,139 @@ CODES = ("USD", "JPY", "KWD", "POINTS", "GOLD")
 """Two, none and three decimals by ISO 4217; the others are the ledger's own, if it registers them."""
 _TYPES = ("asset", "expense", "liability", "equity", "income")
 _NAMES = tuple(f"a:{number}" for number in range(5))
+_PAIRS = [*permutations(_NAMES[:3], 2)] * 16 + [*permutations(_NAMES, 2)]
+_YESTERDAY, _BEFORE = NOON - timedelta(days=1), NOON - timedelta(days=2)
+_HUGE = ("9" * 38, "9" * 36 + ".99", "5" + "0" * 35)
+_EARLIER = 8
+"""How far back commands look for a transaction to name."""
 
 
-def _often(strategies: dict[SearchStrategy[Any], int]) -> SearchStrategy[Any]:
-    """One of the strategies, each as often as its number says."""
-    return st.sampled_from([each for each, times in strategies.items() for _ in range(times)]).flatmap(lambda one: one)
+class Dice(Random):
+    """Draws one command. A run is a list of seeds, so that Hypothesis can leave out those that do not matter."""
 
+    def command(self) -> Command:
+        kinds = {
+            self.transaction: 9,
+            self.capture: 4,
+            self.ending: 3,
+            self.reversal: 3,
+            self.opening: 3,
+            self.status: 2,
+            self.admission: 3,
+            self.description: 2,
+            self.registration: 1,
+            self.closing: 1,
+        }
+        (kind,) = self.choices([*kinds], [*kinds.values()])
+        return kind()
 
-def _decimals(largest: int) -> SearchStrategy[str]:
-    whole = st.integers(0, largest).map(str)
-    fraction = st.sampled_from(("", "", "", ".5", ".25", ".00", ".125", ".000000000000000001"))
-    return st.builds(str.__add__, whole, fraction)
+    def odds(self, one_in: int) -> bool:
+        return self.randrange(one_in) == 0
 
+    def decimal(self, largest: int) -> str:
+        fraction = self.choice(("", "", "", ".5", ".25", ".00", ".125", ".000000000000000001"))
+        return f"{self.randint(0, largest)}{fraction}"
 
-_huge = st.sampled_from(("9" * 38, "9" * 36 + ".99", "5" + "0" * 35))
-_amounts = _often({_decimals(120): 8, _huge: 1}).filter(lambda text: text.strip("0.") != "")
-_minima = st.none() | _decimals(100).map(lambda text: f"-{text}" if text.strip("0.") else text)
-_maxima = st.none() | _decimals(300)
-_pairs = st.sampled_from([*permutations(_NAMES[:3], 2)] * 8 + [*permutations(_NAMES, 2)])
-_postings = st.builds(lambda pair, amount: Posting(pair[0], pair[1], amount), _pairs, _amounts)
-_openings = st.builds(
-    OpenAccount,
-    name=st.sampled_from(_NAMES),
-    currency=st.sampled_from(("USD", "USD", "USD", *CODES)),
-    type=st.sampled_from(_TYPES),
-    min_balance=_minima,
-    max_balance=_maxima,
-    metadata=st.none() | st.dictionaries(st.text("ab", min_size=1, max_size=2), st.text("xé", max_size=2), max_size=2),
-)
-_transactions = st.builds(
-    PostTransaction,
-    postings=st.lists(_postings, min_size=1, max_size=3).map(tuple),
-    reference=st.none() | st.sampled_from(("r-1", "r-2", "r-3")),
-    description=st.none() | st.just("rent"),
-)
-_registrations = st.builds(RegisterCurrency, code=st.sampled_from(("POINTS", "GOLD", "USD")), scale=st.integers(0, 18))
-_users = st.sampled_from((ADA, EVE, EVE, KIM, DAN, NOBODY))
-_grants = st.builds(GrantAccess, user=_users, role=st.sampled_from(("owner", "writer", "reader")))
-_revocations = st.builds(RevokeAccess, user=_users)
-_updates = st.builds(
-    UpdateLedger,
-    metadata=st.dictionaries(st.sampled_from("bca"), st.none() | st.text("xé", max_size=2))
-    # with what is there from the beginning these are more keys than a ledger may have
-    | st.sampled_from("ab").map(lambda letter: {f"{letter}{number}": "" for number in range(30)}),
-)
-_commands: SearchStrategy[Command] = _often(
-    {_transactions: 8, _openings: 3, _registrations: 1, _grants: 2, _revocations: 1, _updates: 1}
-)
+    def amount(self) -> str:
+        text = self.choice(_HUGE) if self.odds(9) else self.decimal(120)
+        return text if text.strip("0.") else "1"
+
+    def posting(self) -> Posting:
+        debit, credit = self.choice(_PAIRS)
+        if self.odds(10):
+            return Posting(debit, credit, "available", self.choice((None, None, "1", "7.50", "100", "0.001")))
+        return Posting(debit, credit, self.amount())
+
+    def date(self) -> datetime | None:
+        return self.choice((_BEFORE, _YESTERDAY, None, None, None, None))
+
+    def reference(self) -> str | None:
+        return self.choice(("r-1", "r-2", "r-3", None, None, None))
+
+    def precondition(self) -> Precondition:
+        bounds = Bounds(**{self.choice(("eq", "gte", "lte")): self.choice(("0", "1", "-5", "0.001"))})
+        account = self.choice(_NAMES)
+        return self.choice(
+            (
+                Precondition(account=account, version=self.randint(1, 15)),
+                Precondition(account=account, balance=bounds),
+                Precondition(account=account, available=bounds),
+            )
+        )
+
+    def transaction(self) -> Command:
+        return PostTransaction(
+            postings=tuple(self.posting() for _ in range(self.choice((1, 1, 2, 3)))),
+            reference=self.reference(),
+            description="rent" if self.odds(2) else None,
+            effective_at=self.date(),
+            pending=self.odds(2),
+            expires_at=NOON + timedelta(seconds=self.randint(0, 40)) if self.odds(2) else None,
+            preconditions=(self.precondition(),) if self.odds(10) else None,
+        )
+
+    def target(self) -> UUID:
+        """Which of the transactions before is meant, counted from the latest; `runs` knows its id. Zero is none."""
+        return UUID(int=self.choice((1, 1, 1, 2, 2, 3, 4, 5, _EARLIER, 0)))
+
+    def capture(self) -> Command:
+        taken = [self.choice(("1", "0", "1.00", "0.5", "3", "40", "0.001")) for _ in range(2)]
+        amounts = self.choice((None, None, tuple(taken[:1]), tuple(taken)))
+        amount = "2" if amounts is None and self.odds(2) else None
+        return CaptureTransaction(
+            transaction=self.target(), amount=amount, amounts=amounts, final=self.odds(2), effective_at=self.date()
+        )
+
+    def ending(self) -> Command:
+        return (
+            VoidTransaction(transaction=self.target()) if self.odds(2) else ExpireTransaction(transaction=self.target())
+        )
+
+    def reversal(self) -> Command:
+        if self.odds(2):
+            return ReverseTransaction(transaction=self.target())
+        return ReverseTransaction(transaction=self.target(), effective_at=self.date(), reference=self.reference())
+
+    def opening(self) -> Command:
+        least, most = self.decimal(100), self.decimal(300)
+        return OpenAccount(
+            name=self.choice(_NAMES),
+            currency=self.choice(("USD", "USD", "USD", *CODES)),
+            type=self.choice(_TYPES),  # type: ignore[arg-type]
+            min_balance=None if self.odds(2) else f"-{least}" if least.strip("0.") else least,
+            max_balance=None if self.odds(2) else most,
+            metadata=None if self.odds(2) else {self.choice(("a", "b", "ab")): self.choice(("", "x", "é"))},
+        )
+
+    def status(self) -> Command:
+        kind = self.choice((FreezeAccount, CloseAccount, UnfreezeAccount))
+        return kind(account=self.choice(("a:3", "a:3", "a:4", "a:2", "a:1")))
+
+    def admission(self) -> Command:
+        user = self.choice((ADA, EVE, EVE, KIM, DAN, NOBODY))
+        if self.odds(3):
+            return RevokeAccess(user=user)
+        return GrantAccess(user=user, role=self.choice(("owner", "writer", "reader")))
+
+    def description(self) -> Command:
+        changes = {key: self.choice((None, "", "x", "é")) for key in "bca" if self.odds(2)}
+        # with what is there from the beginning these are more keys than a ledger may have
+        many: dict[str, str | None] = {f"{self.choice('ab')}{number}": "" for number in range(30)}
+        return self.choice(
+            (
+                UpdateLedger(metadata=changes),
+                UpdateLedger(metadata=many),
+                UpdateAccount(account=self.choice(_NAMES), metadata=changes),
+                UpdateTransaction(transaction=self.target(), metadata=changes),
+            )
+        )
+
+    def registration(self) -> Command:
+        return RegisterCurrency(code=self.choice(("POINTS", "GOLD", "USD")), scale=self.randint(0, 18))
+
+    def closing(self) -> Command:
+        return ClosePeriod(before=self.choice((NOON, _YESTERDAY, _BEFORE)))
+
 
 SOME_OPEN: tuple[Command, ...] = (
     # as much metadata as brings a few changes of it to the limit
@@ -224,6 +409,8 @@ SOME_OPEN: tuple[Command, ...] = (
     open_account("a:1", kind="liability", least="-90"),
     open_account("a:2", kind="liability", most="90"),
     open_account("a:3", "JPY", kind="equity"),
+    post(("a:0", "a:1", "50"), ("a:0", "a:2", "20")),
+    hold(("a:1", "a:0", "30"), ("a:0", "a:2", "10"), expires_at=NOON + timedelta(seconds=14)),
 )
 """What every random run begins with, so that many of its commands succeed."""
 
@@ -231,9 +418,30 @@ SOME_OPEN: tuple[Command, ...] = (
 @st.composite
 def runs(draw: st.DrawFn, most: int = 25) -> list[Recorded]:
     """Random commands in mailbox order; a few come from others than ADA, strangers at first."""
-    commands = [*SOME_OPEN, *draw(st.lists(_commands, max_size=most))]
-    others = draw(st.dictionaries(st.integers(len(SOME_OPEN), most + 3), st.sampled_from((EVE, KIM)), max_size=4))
-    return [record(command, number, others.get(number, ADA)) for number, command in enumerate(commands)]
+    return run_of(draw(st.lists(st.integers(0, 2**32), min_size=most // 3, max_size=most)))
+
+
+def run_of(seeds: Sequence[int]) -> list[Recorded]:
+    """What is in `SOME_OPEN`, then one command for each seed."""
+    made: list[UUID] = []
+    run = []
+    for number, command in enumerate([*SOME_OPEN, *(Dice(seed).command() for seed in seeds)]):
+        other = number >= len(SOME_OPEN) and seeds[number - len(SOME_OPEN)] % 8 == 0
+        who = SERVICE if isinstance(command, ExpireTransaction) else (EVE, KIM)[number % 2] if other else ADA
+        run.append(record(_aimed(command, made), number, who))
+        if isinstance(command, PostTransaction | ReverseTransaction):
+            made.append(run[-1].id)
+    return run
+
+
+def _aimed(command: Command, made: Sequence[UUID]) -> Command:
+    """The command, at one of the transactions that others before were to make."""
+    if not isinstance(
+        command, CaptureTransaction | VoidTransaction | ExpireTransaction | ReverseTransaction | UpdateTransaction
+    ):
+        return command
+    back = command.transaction.int
+    return replace(command, transaction=made[-min(back, len(made))] if back else NOBODY)
 
 
 @st.composite

@@ -368,7 +368,7 @@ def reload_and_compare(store: Store, turns: list[list[Recorded]]) -> None:
         stored, kept = shelf.decide(turn, now), books.decide(turn, now)
         assert stored.outcomes == kept.outcomes
         assert [link.event for link in stored.links] == [link.event for link in kept.links]
-    ledger = store.load(shelf.id, EVERYTHING)
+    ledger = store.load(shelf.id, [*EVERYTHING, *NAMING_ALL])
     assert state_of(ledger) == books.state()
 
 
