@@ -7,7 +7,7 @@ the daybook itself finds out whether a key was used, in the transaction that wou
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import nullcontext
 from hashlib import sha256
 from typing import Any, Final, Generic, TypeVar
@@ -24,9 +24,10 @@ from api.edge import edge_of, principal_of
 from api.jobs import job_path, job_problem, job_response
 from api.preferences import key_faults, key_of, wait_of
 from api.problems import problem_response
-from api.recording import Address, Recorder, encode
+from api.recording import Address, Recorder, encode, time_of
 from api.waiting import within
 from domain.catalog import KIND_OF
+from domain.clock import EARLIEST, format_time
 from domain.errors import DomainError, Fault, InfrastructureError
 from domain.messages import Command, Query
 from infrastructure.command_log import Asked, Held, Job, Key, Receipt, reused
@@ -169,12 +170,12 @@ async def _record(
         receipt = await recorder.commands.dispatch(command, address)
         if receipt.replay is None:
             await _note_recorded(intent)
-        finished = None
-        if receipt.replay is None and future is not None and envelope.wait_s is not None:
-            finished = await within(future, envelope.wait_s)
+            job = _fresh(command, address, receipt)
+            if future is not None and envelope.wait_s is not None and not job.is_scheduled:
+                job = await within(future, envelope.wait_s) or job
     if receipt.replay is not None:
         return await _replay(request, intent, envelope, receipt.replay)
-    return await _answer(request, intent, envelope, finished or _fresh(command, address, receipt), {})
+    return await _answer(request, intent, envelope, job, {})
 
 
 async def _replay(request: AnyRequest, intent: Intent[C], envelope: Envelope, held: UUID) -> Response[bytes]:
@@ -183,7 +184,7 @@ async def _replay(request: AnyRequest, intent: Intent[C], envelope: Envelope, he
     if job is None:
         raise InfrastructureError("The job of this key can't be read.")
     await _note_recorded(intent)
-    if envelope.wait_s is not None and not job.finished:
+    if envelope.wait_s is not None and not job.finished and not job.is_scheduled:
         job = await recorder.waiters.outcome(job.actor, job.id, envelope.wait_s) or job
     return await _answer(request, intent, envelope, job, REPLAYED)
 
@@ -245,23 +246,34 @@ def _checked(intent: Intent[C], envelope: Envelope) -> C:
     if faults:
         raise invalid(faults)
     command = intent.attempt.value()
-    if found := tuple(intent.form.faults(command)):
+    if found := tuple(faults_of(intent.form, command)):
         raise invalid(found)
     return command
+
+
+def faults_of(form: Form[C], command: C) -> Iterator[Fault]:
+    """What a type can't say to be wrong with a command: of any to a ledger, and of its kind."""
+    moment = time_of(command)
+    if moment is not None and moment < EARLIEST:
+        yield Fault("#/execute_at", f"must not be before {format_time(EARLIEST)}")
+    yield from form.faults(command)
 
 
 def _fresh(command: Command, address: Address, receipt: Receipt) -> Job:
     """The job of a command that has just been accepted."""
     if receipt.accepted_at is None:
         raise AssertionError("accepted without a time")
+    execute_at = time_of(command)
+    later = execute_at is not None and execute_at > receipt.accepted_at
     return Job(
         address.job,
         address.actor,
         KIND_OF[type(command)],
-        "accepted",
+        "scheduled" if later else "accepted",
         address.principal,
         address.correlation_id,
         address.resource,
         None,
         receipt.accepted_at,
+        execute_at,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from api.gathering import Gatherer
 from api.waiting import Waiters
 from domain.bus import CommandBus
 from domain.catalog import KIND_OF
+from domain.clock import in_utc
+from domain.ledger.commands import LedgerCommand
 from domain.ledger.handlers import weight
 from domain.messages import Command
 from infrastructure.command_log import Answer, Asked, CommandLog, Draft, Held, Key, Receipt, Submission
@@ -66,7 +69,14 @@ class Address(msgspec.Struct, frozen=True):
 
 def draft_of(kind: str, command: Command, job: UUID, resource: str) -> Draft:
     """The command as the daybook keeps it."""
-    return Draft(job, kind, encode(command), weight(command), resource)
+    return Draft(job, kind, encode(command), weight(command), resource, time_of(command))
+
+
+def time_of(command: Command) -> datetime | None:
+    """When the command is to join the mailbox, in UTC; None is at once."""
+    if not isinstance(command, LedgerCommand) or command.execute_at is None:
+        return None
+    return in_utc(command.execute_at)
 
 
 class Recorder:

@@ -16,7 +16,7 @@ import asyncpg
 import msgspec
 from asyncpg import Record
 
-from domain.errors import DomainError, Fault, ValidationError
+from domain.errors import DomainError, Fault, InfrastructureError, ValidationError
 from domain.ledger.commands import PostTransaction, ReverseTransaction
 from domain.messages import Refusal
 from infrastructure.credentials import Beside, write_beside
@@ -58,17 +58,24 @@ WITH reserved AS (
 SELECT command FROM reserved
 """
 
-# Positions are drawn in the order of the lines; the time is one for all, by the clock of Postgres.
+# Positions are drawn in the order of the lines, one for the commands of an atomic entry, whose place in it counts from
+# zero; the time is one for all, by the clock of Postgres. What is to be executed later draws its position when its time has come (`workers.due`).
 APPEND: Final = """
-WITH added AS (
+WITH clock AS MATERIALIZED (
+    SELECT clock_timestamp() AS now
+), added AS (
     INSERT INTO commands (id, actor, position, kind, status, payload, weight, principal, correlation_id, resource,
-        batch, accepted_at)
-    SELECT id, actor, nextval('daybook_position'), kind, 'accepted', payload, weight, principal, correlation_id,
-        resource, batch, (SELECT clock_timestamp())
+        batch, accepted_at, execute_at, line)
+    SELECT id, actor,
+        CASE WHEN execute_at > (SELECT now FROM clock) THEN NULL
+            WHEN place > 0 THEN currval('daybook_position') ELSE nextval('daybook_position') END,
+        kind, CASE WHEN execute_at > (SELECT now FROM clock) THEN 'scheduled' ELSE 'accepted' END, payload, weight,
+        principal, correlation_id, resource, batch, (SELECT now FROM clock), execute_at, place
     FROM (
         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::int[], $6::uuid[], $7::text[],
-            $8::text[], $9::uuid[]) WITH ORDINALITY
-            AS line (id, actor, kind, payload, weight, principal, correlation_id, resource, batch, number)
+            $8::text[], $9::uuid[], $10::timestamptz[], $11::int[]) WITH ORDINALITY
+            AS line (id, actor, kind, payload, weight, principal, correlation_id, resource, batch, execute_at, place,
+                number)
         ORDER BY number
     ) AS lines
     RETURNING accepted_at
@@ -78,8 +85,8 @@ SELECT accepted_at FROM added LIMIT 1
 
 # Accepted with its jobs; one that has only older jobs, by the clock.
 ADD_BATCHES: Final = """
-INSERT INTO batches (id, actor, principal, jobs, accepted_at)
-VALUES ($1, $2, $3, $4, coalesce($5, clock_timestamp()))
+INSERT INTO batches (id, actor, principal, jobs, accepted_at, atomic)
+VALUES ($1, $2, $3, $4, coalesce($5, clock_timestamp()), $6)
 """
 
 _COLUMNS = """
@@ -141,7 +148,7 @@ ORDER BY of_ledger.id DESC LIMIT $4
 """
 
 FIND_BATCH: Final = f"""
-SELECT id, actor, jobs, accepted_at, principal FROM batches WHERE id = $1 AND {_VISIBLE.format(table="batches")}
+SELECT id, actor, jobs, accepted_at, principal, atomic FROM batches WHERE id = $1 AND {_VISIBLE.format(table="batches")}
 """
 
 COUNT_BATCH: Final = """
@@ -160,8 +167,14 @@ SELECT id FROM commands
 WHERE id = ANY ($1::uuid[]) AND status IN ('accepted', 'scheduled') ORDER BY position DESC NULLS FIRST LIMIT 1
 """
 
+# What is scheduled counts, since it will be in the mailbox one day.
 DEPTH: Final = """
-SELECT count(*) FROM (SELECT FROM commands WHERE actor = $1 AND status = 'accepted' LIMIT $2) AS waiting
+SELECT count(*) FROM (
+    (SELECT FROM commands WHERE actor = $1 AND status = 'accepted' LIMIT $2)
+    UNION ALL
+    (SELECT FROM commands WHERE actor = $1 AND status = 'scheduled' LIMIT $2)
+    LIMIT $2
+) AS waiting
 """
 
 PENDING: Final = """
@@ -191,20 +204,26 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A command about to be written down. `resource` is the path of what it makes or changes."""
+    """A command about to be written down. `resource` is the path of what it makes or changes.
+
+    With an `execute_at` in the future it is scheduled, and joins the mailbox at that time.
+    """
 
     id: UUID
     kind: str
     payload: bytes
     weight: int
     resource: str
+    execute_at: datetime | None = None
 
 
 class Submission(msgspec.Struct, frozen=True):
     """What one request asks of one actor: accepted as a whole or not at all.
 
     `reserves` is the ledger's id when the draft creates one; `batch` the batch's id in bulk. `scope` is the actor that
-    its keys belong to, if that is another one, and `beside` what is written with a command to a user.
+    its keys belong to, if that is another one, and `beside` what is written with a command to a user. Drafts that are
+    `atomic` are one entry of the mailbox. `named` are drafts whose ids others of them hold: where an older job stands
+    for one of those, the others should name that, and StaleNames is the answer.
     """
 
     actor: str
@@ -216,6 +235,15 @@ class Submission(msgspec.Struct, frozen=True):
     reserves: str | None = None
     scope: str | None = None
     beside: Beside | None = None
+    atomic: bool = False
+    named: frozenset[UUID] = frozenset()
+
+
+class StaleNames(InfrastructureError):
+    """A command of the request names another one of it whose key was used just before: to be made again."""
+
+    def __init__(self) -> None:
+        super().__init__("The same commands are being sent by somebody else; nothing was accepted.")
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -266,6 +294,10 @@ class Job(msgspec.Struct, frozen=True):
     def finished(self) -> bool:
         return self.status not in UNFINISHED
 
+    @property
+    def is_scheduled(self) -> bool:
+        return self.status == "scheduled"
+
 
 class KeyBounds(msgspec.Struct, frozen=True):
     """What an API key shows of its owner's jobs: those of `ledgers` (None: of all), and without `reads` only their own.
@@ -300,6 +332,7 @@ class Batch(msgspec.Struct, frozen=True):
     jobs: tuple[UUID, ...]
     accepted_at: datetime
     principal: UUID
+    atomic: bool = False
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -408,7 +441,7 @@ class CommandLog:
         row = await self._pool.fetchrow(FIND_BATCH, batch, viewer)
         if row is None:
             return None
-        return Batch(row["id"], row["actor"], tuple(row["jobs"]), row["accepted_at"], row["principal"])
+        return Batch(row["id"], row["actor"], tuple(row["jobs"]), row["accepted_at"], row["principal"], row["atomic"])
 
     async def tally(self, batch: Batch, most_refusals: int) -> Tally:
         """How far the batch is, with its first refusals."""
@@ -427,7 +460,7 @@ class CommandLog:
         return last
 
     async def depth(self, actor: str, most: int) -> int:
-        """How many commands wait for `actor`; the count ends at `most`."""
+        """How many commands wait for `actor`, scheduled ones included; the count ends at `most`."""
         counted: int = await self._pool.fetchval(DEPTH, actor, most)
         return counted
 
@@ -464,7 +497,9 @@ class _Entry:
 
     def meet(self, number: int, key: Key, held: Held) -> None:
         """A key that is held: by the same request, which is a replay, or by another one."""
-        if held.request_hash == key.request_hash:
+        if key.target in self.group[number].named:
+            self.refused[number] = StaleNames()
+        elif held.request_hash == key.request_hash:
             self.older[key.target] = held.command
         else:
             self.refused.setdefault(number, reused(key.place))
@@ -551,25 +586,32 @@ async def _write_beside(db: Db, entry: _Entry) -> None:
 
 
 async def _write(db: Db, entry: _Entry) -> datetime | None:
-    lines = [(draft, submission) for number, submission in enumerate(entry.group) for draft in entry.fresh(number)]
+    lines = [
+        (draft, submission, place if submission.atomic else None)
+        for number, submission in enumerate(entry.group)
+        for place, draft in enumerate(entry.fresh(number))
+    ]
     accepted_at: datetime | None = None
     if lines:
         accepted_at = await db.fetchval(
             APPEND,
-            [draft.id for draft, _ in lines],
-            [submission.actor for _, submission in lines],
-            [draft.kind for draft, _ in lines],
-            [draft.payload for draft, _ in lines],
-            [draft.weight for draft, _ in lines],
-            [submission.principal for _, submission in lines],
-            [submission.correlation_id for _, submission in lines],
-            [draft.resource for draft, _ in lines],
-            [submission.batch for _, submission in lines],
+            [draft.id for draft, _, _ in lines],
+            [submission.actor for _, submission, _ in lines],
+            [draft.kind for draft, _, _ in lines],
+            [draft.payload for draft, _, _ in lines],
+            [draft.weight for draft, _, _ in lines],
+            [submission.principal for _, submission, _ in lines],
+            [submission.correlation_id for _, submission, _ in lines],
+            [draft.resource for draft, _, _ in lines],
+            [submission.batch for _, submission, _ in lines],
+            [draft.execute_at for draft, _, _ in lines],
+            [place for _, _, place in lines],
         )
     for number, submission in enumerate(entry.group):
         if submission.batch is not None and entry.is_written(number):
             jobs = [entry.older.get(draft.id, draft.id) for draft in submission.drafts]
-            await db.execute(ADD_BATCHES, submission.batch, submission.actor, submission.principal, jobs, accepted_at)
+            whose = (submission.batch, submission.actor, submission.principal)
+            await db.execute(ADD_BATCHES, *whose, jobs, accepted_at, submission.atomic)
     return accepted_at
 
 

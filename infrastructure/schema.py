@@ -188,6 +188,8 @@ commands = Table(
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
     Column("seq", BigInteger),
     Column("problem", LargeBinary),
+    # in an atomic entry of the mailbox, whose commands share one position: their order there
+    Column("line", Integer),
     CheckConstraint(
         "status IN ('scheduled', 'accepted', 'succeeded', 'rejected', 'failed', 'cancelled')", name="status"
     ),
@@ -195,6 +197,9 @@ commands = Table(
     Index("commands_of_actor", "actor", "id"),
     Index("commands_of_principal", "principal", "id"),
     Index("commands_dead", "id", postgresql_where=text("status = 'failed'")),
+    # what joins the mailbox next, and how much of an actor's is still to come
+    Index("commands_due", "execute_at", "id", postgresql_where=text("status = 'scheduled'")),
+    Index("commands_scheduled", "actor", postgresql_where=text("status = 'scheduled'")),
     postgresql_with={"fillfactor": "80", "autovacuum_vacuum_scale_factor": "0.05"},
 )
 
@@ -217,6 +222,7 @@ batches = Table(
     Column("principal", Uuid, nullable=False),
     Column("jobs", ARRAY(Uuid), nullable=False),
     Column("accepted_at", TIME, nullable=False, server_default=text("clock_timestamp()")),
+    Column("atomic", Boolean, nullable=False, server_default="false"),
 )
 
 # What a turn leaves before it decides, on a connection of its own: see workers/turn.py on poison.

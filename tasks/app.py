@@ -21,6 +21,8 @@ _sweep_s: Final = _settings.sweep_ms / 1000
 # Holds are to be released within 5 s of their time, however seldom sweeps are.
 _EXPIRE_S: Final = 2
 _SEAL_S: Final = 10
+DUE_S: Final = 1
+"""What is to be executed at a time joins the mailbox within about so long of it."""
 
 app = Celery("daybook", include=["tasks.turns", "tasks.deliveries", "tasks.exports", "tasks.sweeps"])
 app.conf.update(
@@ -67,6 +69,11 @@ app.conf.update(
             "task": "tasks.sweeps.expire",
             "schedule": _EXPIRE_S,
             "options": {"queue": "maintenance", "expires": _EXPIRE_S},
+        },
+        "join_due": {
+            "task": "tasks.sweeps.join_due",
+            "schedule": DUE_S,
+            "options": {"queue": "maintenance", "expires": DUE_S},
         },
         "seal": {
             "task": "tasks.sweeps.seal",

@@ -128,6 +128,7 @@ TASKS: Final[Mapping[str, Callable[[list[str]], str | None]]] = {
     "tasks.exports.run": _pool_of_export,
     "tasks.sweeps.sweep": _pool_of_sweep,
     "tasks.sweeps.expire": _pool_of_sweep,
+    "tasks.sweeps.join_due": _pool_of_sweep,
     "tasks.sweeps.seal": _pool_of_sweep,
 }
 """Every task, and which pool its arguments are for; None when they are not its arguments."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -16,9 +16,10 @@ from redis.asyncio import Redis
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings, load
-from tasks.app import QUEUE_OF_ACTOR, app
+from tasks.app import DUE_S, QUEUE_OF_ACTOR, app
 from tasks.doorbell import Doorbell
 from tasks.runtime import Runtime, runtime
+from workers.due import Due
 from workers.expiry import Expiry
 from workers.snapshots import Snapshots
 from workers.sweep import Sweep
@@ -52,6 +53,13 @@ def seal() -> None:
     process.run(Snapshots(process.pool).run())
 
 
+@app.task(name="tasks.sweeps.join_due")  # type: ignore[untyped-decorator]
+def join_due() -> None:
+    """Lets commands into the mailbox whose time has come."""
+    process = runtime()
+    process.run(Due(process.pool, process.doorbell.ring).run())
+
+
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _start_timer(**_: object) -> None:
     threading.Thread(target=lambda: asyncio.run(_sweep_forever(load())), name="sweep", daemon=True).start()
@@ -64,19 +72,26 @@ async def _sweep_forever(settings: Settings) -> None:
         try:
             async with await open_pool(settings, application="sweep", size=1) as pool, _broker(settings) as broker:
                 sweep, expiry = _sweep_of(settings, pool, broker, doorbell), Expiry(pool, doorbell.ring)
-                while True:
-                    await _pause(settings)
-                    await sweep.run()
-                    await expiry.run()
+                async with asyncio.TaskGroup() as together:
+                    together.create_task(_again(settings.sweep_ms / 1000, sweep.run, expiry.run))
+                    together.create_task(_again(DUE_S, Due(pool, doorbell.ring).run))
         except Exception as error:
             # whatever it is, this thread goes on: it is what makes a lost doorbell harmless
             log.warning("sweep_failed", error=repr(error))
-            await _pause(settings)
+            await _pause(settings.sweep_ms / 1000)
 
 
-async def _pause(settings: Settings) -> None:
+async def _again(period_s: float, *sweeps: Callable[[], Awaitable[int]]) -> None:
+    """Sweeps about once a period, until one fails."""
+    while True:
+        await _pause(period_s)
+        for run in sweeps:
+            await run()
+
+
+async def _pause(period_s: float) -> None:
     """Waits for about a period: several processes should not all look at the same moment."""
-    await asyncio.sleep(settings.sweep_ms / 1000 * random.uniform(0.5, 1.5))  # a pause is no secret  # nosec B311
+    await asyncio.sleep(period_s * random.uniform(0.5, 1.5))  # a pause is no secret  # nosec B311
 
 
 def _sweep_of(

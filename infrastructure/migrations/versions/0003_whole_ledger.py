@@ -12,6 +12,8 @@ branch_labels = None
 depends_on = None
 
 STATEMENTS: Final = (
+    "ALTER TABLE commands ADD COLUMN line INTEGER",
+    "ALTER TABLE batches ADD COLUMN atomic BOOLEAN DEFAULT false NOT NULL",
     "ALTER TABLE ledgers ADD COLUMN closed_before TIMESTAMP WITH TIME ZONE",
     """
     CREATE TABLE periods (
@@ -195,6 +197,8 @@ STATEMENTS: Final = (
         CONSTRAINT export_parts_export_fkey FOREIGN KEY(export) REFERENCES exports (id) ON DELETE CASCADE
     )
     """,
+    "CREATE INDEX commands_due ON commands (execute_at, id) WHERE status = 'scheduled'",
+    "CREATE INDEX commands_scheduled ON commands (actor) WHERE status = 'scheduled'",
 )
 
 
