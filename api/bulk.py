@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from api.access import may_replay
 from api.accounts import OPEN_ACCOUNT
 from api.batches import BatchView, batch_path, batch_response, batch_view
-from api.commands import REPLAYED, AnyRequest, Envelope, Form, request_hash, same_request
+from api.commands import REPLAYED, AnyRequest, Envelope, Form, faults_of, request_hash, same_request
 from api.context import services_of
 from api.decoding import (
     BULK_LIMIT,
@@ -185,7 +185,7 @@ def _checked(attempt: Attempt[Bulk], envelope: Envelope, known: tuple[str, ...])
     if bulk.atomic:
         faults.append(Fault("#/atomic", "must be false: commands are applied independently of each other"))
     for index, item in enumerate(bulk.commands):
-        faults.extend(_within(index, fault) for fault in FORMS[type(item)].faults(item))
+        faults.extend(_within(index, fault) for fault in faults_of(FORMS[type(item)], item))
         if len(faults) >= MAX_FAULTS:
             break
     if faults:
