@@ -59,7 +59,8 @@ SELECT command FROM reserved
 """
 
 # Positions are drawn in the order of the lines, one for the commands of an atomic entry, whose place in it counts from
-# zero; the time is one for all, by the clock of Postgres. What is to be executed later draws its position when its time has come (`workers.due`).
+# zero; the time is one for all, by the clock of Postgres. What is to be executed later draws its position when its time
+# has come (`workers.due`).
 APPEND: Final = """
 WITH clock AS MATERIALIZED (
     SELECT clock_timestamp() AS now

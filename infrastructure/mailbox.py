@@ -10,8 +10,9 @@ from uuid import UUID
 import msgspec
 from asyncpg import Record
 
+from domain.catalog import KINDS
 from domain.decision import Decision, Head, Link, Outcome
-from domain.messages import Refusal
+from domain.messages import Command, Recorded, Refusal
 from infrastructure.postgres import Db
 
 # Locks the actor's row alone: reading anything else in the same statement could return a snapshot older than the lock.
@@ -22,13 +23,20 @@ FROM actors WHERE actor = $1 FOR NO KEY UPDATE SKIP LOCKED
 
 # Bounded here and not by the reader: a thousand commands of a thousand postings each are a hundred megabytes.
 PENDING: Final = """
-SELECT id, position, kind, payload, weight, principal, correlation_id, accepted_at
+SELECT id, position, kind, payload, weight, principal, correlation_id, accepted_at, line
 FROM (
     SELECT *, sum(weight) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS postings
     FROM (SELECT * FROM commands WHERE actor = $1 AND status = 'accepted' ORDER BY position LIMIT $2) AS next
 ) AS weighed
 WHERE postings <= $3 OR postings = weight
 ORDER BY position
+"""
+
+COUNT_ENTRY: Final = "SELECT count(*) FROM commands WHERE actor = $1 AND position = $2 AND status = 'accepted'"
+
+ENTRY: Final = """
+SELECT id, position, kind, payload, weight, principal, correlation_id, accepted_at, line
+FROM commands WHERE actor = $1 AND position = $2 AND status = 'accepted'
 """
 
 WAITING: Final = """
@@ -74,7 +82,8 @@ WHERE commands.id = done.id
 """
 
 BURY: Final = """
-UPDATE commands SET status = 'failed', finished_at = clock_timestamp(), attempts = $2, problem = $3 WHERE id = $1
+UPDATE commands SET status = 'failed', finished_at = clock_timestamp(), attempts = $2, problem = $3
+WHERE id = ANY ($1::uuid[])
 """
 
 # A loose index scan: one step per actor with pending commands, however deep its mailbox is. It looks further than it
@@ -98,6 +107,7 @@ MOST_LOOKED_AT: Final = 10_000
 """Actors with pending commands, by name, among whom a sweep finds the overdue ones."""
 
 _encode = msgspec.json.Encoder().encode
+_DECODERS: Final = {kind: msgspec.json.Decoder(command) for kind, command in KINDS.items()}
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -129,8 +139,44 @@ async def find_mark(db: Db, actor: str) -> Mark | None:
 
 
 async def pending(db: Db, actor: str, limit: int, postings: int) -> list[Record]:
-    """The next commands of the mailbox, in order: at most `limit`, of at most `postings` together, but always one."""
-    return list(await db.fetch(PENDING, actor, limit, postings))
+    """The next commands of the mailbox, in order: at most `limit`, of at most `postings` together.
+
+    There is always one of them, and of an atomic entry all or none: all, if it comes first, however many those are.
+    """
+    rows = list(await db.fetch(PENDING, actor, limit, postings))
+    if rows and rows[-1]["line"] is not None:
+        rows = await _whole(db, actor, rows)
+    if any(row["line"] is not None for row in rows):
+        rows.sort(key=_place)
+    return rows
+
+
+def decoded(row: Record) -> Recorded:
+    """A row of `pending` as the domain takes it. Raises ValueError for a payload that no kind has."""
+    command: Command = _DECODERS[row["kind"]].decode(row["payload"])
+    return Recorded(
+        row["id"],
+        row["position"],
+        row["kind"],
+        command,
+        row["principal"],
+        row["correlation_id"],
+        row["accepted_at"],
+        row["line"],
+    )
+
+
+async def _whole(db: Db, actor: str, rows: list[Record]) -> list[Record]:
+    """The rows without the entry at their end, unless they have all of it; if there is nothing else, all of it."""
+    position = rows[-1]["position"]
+    before = [row for row in rows if row["position"] != position]
+    if len(rows) - len(before) == await db.fetchval(COUNT_ENTRY, actor, position):
+        return rows
+    return before or list(await db.fetch(ENTRY, actor, position))
+
+
+def _place(row: Record) -> tuple[int, int]:
+    return row["position"], row["line"] or 0
 
 
 async def waiting(db: Db, actor: str, most: int) -> int:
@@ -181,9 +227,9 @@ async def finish(db: Db, outcomes: Sequence[Outcome], now: datetime, attempts: i
     )
 
 
-async def bury(db: Db, command: UUID, attempts: int, refusal: Refusal) -> None:
-    """Makes a dead letter of a command, without running it again."""
-    await db.execute(BURY, command, attempts, _encode(refusal))
+async def bury(db: Db, commands: Sequence[UUID], attempts: int, refusal: Refusal) -> None:
+    """Makes dead letters of an entry's commands, without running them again."""
+    await db.execute(BURY, commands, attempts, _encode(refusal))
 
 
 async def overdue(db: Db, older_than_ms: int, limit: int, types: Sequence[str]) -> list[str]:

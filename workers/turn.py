@@ -18,32 +18,29 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-import msgspec
 import structlog
 from asyncpg import Record
 from uuid_utils.compat import uuid7
 
-from domain.catalog import APPLIERS, HANDLERS, KINDS
-from domain.decision import Decision, Head, Link, Rulebook, decide
-from domain.messages import Command, Recorded, Refusal
+from domain.catalog import RULES
+from domain.decision import Decision, Head, decide
+from domain.messages import Recorded, Refusal
 from infrastructure import mailbox
 from infrastructure.cache import NOTHING, Span
 from infrastructure.mailbox import Locked, Mark
 from infrastructure.metrics import TURNS, meter
 from infrastructure.postgres import OUTSIDE, Db
 from infrastructure.repositories import identity as identities
-from infrastructure.repositories import ledger as ledgers
+from infrastructure.repositories.catalog import REPOSITORIES, id_of, type_of
 from infrastructure.settings import Settings
 from workers.notices import Notices
 
 log = structlog.get_logger(__name__)
 
-RULES: Final = Rulebook(HANDLERS, APPLIERS)
-DECODERS: Final = {kind: msgspec.json.Decoder(command) for kind, command in KINDS.items()}
 FAILED: Final = Refusal("command_failed", "The command broke its turn each time it was run, and was set aside.")
 MOST_LOGGED: Final = 100
 """Correlation ids in a turn's line; the journal has them all."""
@@ -53,18 +50,6 @@ GATHER_S: Final = 0.02
 turn has the same fixed cost, whatever it takes. An actor's first turn is never held up."""
 ACQUIT_PAUSES_S: Final = (0.1, 0.5, 1, 2, 4, 8)
 
-
-class Repository(Protocol):
-    """Where a type of actor is kept. What `load` gives is what the others take."""
-
-    async def load(self, db: Db, name: str, commands: Sequence[Recorded], /) -> Any: ...
-
-    async def save(self, db: Db, state: Any, links: Sequence[Link], now: datetime, /) -> None: ...
-
-    def views(self, state: Any, /) -> list[str]: ...
-
-
-REPOSITORIES: Final[Mapping[str, Repository]] = {"ledger": ledgers, "user": identities}
 
 Discard = Callable[[Db, str, Collection[UUID]], Awaitable[list[str]]]
 DISCARDS: Final[Mapping[str, Discard]] = {"user": identities.discard}
@@ -138,7 +123,7 @@ class Turns:
         if not isinstance(taken, Finished):
             return taken
         seconds = time.perf_counter() - started
-        meter.turn_finished(_type_of(actor), seconds, Result.DONE.value, taken.outcomes)
+        meter.turn_finished(type_of(actor), seconds, Result.DONE.value, taken.outcomes)
         await self.notices.announce(actor, taken.views, turn, taken.span)
         for subscriber in self.subscribers:
             self.ring_delivery(subscriber, actor)
@@ -157,7 +142,7 @@ class Turns:
                 return await self._take(db, actor, turn)
         except BrokenTurn as broken:
             log.error("turn_broken", actor=actor, exc_info=broken.__cause__)
-            meter.count(TURNS, _type_of(actor), Result.BROKEN.value)
+            meter.count(TURNS, type_of(actor), Result.BROKEN.value)
             return Result.BROKEN
         except OUTSIDE as error:
             # nobody's fault, but perhaps too much at once: what ran out of time is tried with half as many
@@ -175,7 +160,7 @@ class Turns:
             await mailbox.clear_mark(db, actor)
             return Result.EMPTY
         if mark is not None and self._is_spent(mark, rows[0]):
-            return await self._bury(db, actor, rows[0], mark.attempts)
+            return await self._bury(db, actor, rows, mark.attempts)
         return await self._apply(db, locked, mark, turn, rows)
 
     def _width(self, mark: Mark | None) -> int:
@@ -187,29 +172,32 @@ class Turns:
         alone = mark.width == 1 and mark.suspect_position == first["position"]
         return mark.running and alone and mark.attempts >= self.settings.turn_attempts
 
-    async def _bury(self, db: Db, actor: str, row: Record, attempts: int) -> Finished:
-        await mailbox.bury(db, row["id"], attempts, FAILED)
+    async def _bury(self, db: Db, actor: str, rows: Sequence[Record], attempts: int) -> Finished:
+        """Sets aside the one entry that `rows` are."""
+        commands = [row["id"] for row in rows]
+        await mailbox.bury(db, commands, attempts, FAILED)
         await mailbox.clear_mark(db, actor)
-        discard = DISCARDS.get(_type_of(actor))
-        touched = [] if discard is None else await discard(db, _id_of(actor), (row["id"],))
+        discard = DISCARDS.get(type_of(actor))
+        touched = [] if discard is None else await discard(db, id_of(actor), commands)
         log.error(
             "dead_letter",
             actor=actor,
-            command=str(row["id"]),
-            kind=row["kind"],
+            command=str(commands[0]),
+            commands=len(commands),
+            kind=rows[0]["kind"],
             attempts=attempts,
-            correlation_id=row["correlation_id"],
+            correlation_id=rows[0]["correlation_id"],
         )
-        return Finished({(row["kind"], "failed"): 1}, (row["correlation_id"],), touched)
+        return Finished(Counter((row["kind"], "failed") for row in rows), (rows[0]["correlation_id"],), touched)
 
     async def _apply(self, db: Db, locked: Locked, mark: Mark | None, turn: UUID, rows: Sequence[Record]) -> Finished:
         actor = locked.head.actor
         fresh = _mark_of(turn, rows, mark)
         await mailbox.set_mark(self.mark_pool, actor, fresh)
         with _blaming_commands():
-            commands = [_decoded(row) for row in rows]
-            repository = REPOSITORIES[_type_of(actor)]
-            state = await repository.load(db, _id_of(actor), commands)
+            commands = [mailbox.decoded(row) for row in rows]
+            repository = REPOSITORIES[type_of(actor)]
+            state = await repository.load(db, id_of(actor), commands)
             now = max(locked.now, rows[-1]["accepted_at"])
             decision = decide(state, locked.head, commands, now, RULES)
             touched = repository.views(state)
@@ -225,14 +213,14 @@ class Turns:
         return Finished(_tally(commands, decision), [recorded.correlation_id for recorded in commands], touched, span)
 
     async def _flush(self, db: Db, before: Head, state: Any, decision: Decision, now: datetime, attempts: int) -> None:
-        kind = _type_of(before.actor)
+        kind = type_of(before.actor)
         if decision.links:
             await mailbox.append_journal(db, decision.links)
             await REPOSITORIES[kind].save(db, state, decision.links, now)
             await mailbox.advance(db, before, decision, now)
         if (discard := DISCARDS.get(kind)) is not None:
             refused = [outcome.command for outcome in decision.outcomes if outcome.refusal is not None]
-            await discard(db, _id_of(before.actor), refused)
+            await discard(db, id_of(before.actor), refused)
         await mailbox.finish(db, decision.outcomes, now, attempts)
 
     async def _acquit(self, actor: str, turn: UUID, narrow_by: int) -> None:
@@ -265,18 +253,15 @@ def _blaming_commands() -> Iterator[None]:
 
 
 def _mark_of(turn: UUID, rows: Sequence[Record], before: Mark | None) -> Mark:
-    """The mark of a turn over `rows`: only a command alone in its turn can be sure to have broken it."""
+    """The mark of a turn over `rows`: only an entry alone in its turn can be sure to have broken it.
+
+    An atomic entry counts for one, however many commands it has.
+    """
     last = rows[-1]["position"]
-    again = before is not None and len(rows) == 1 and before.width == 1 and before.suspect_position == last
+    width = len(rows) if rows[0]["position"] != last or len(rows) == 1 else 1
+    again = before is not None and width == 1 and before.width == 1 and before.suspect_position == last
     attempts = before.attempts + 1 if before is not None and again else 1
-    return Mark(turn, len(rows), attempts, last, True)
-
-
-def _decoded(row: Record) -> Recorded:
-    command: Command = DECODERS[row["kind"]].decode(row["payload"])
-    return Recorded(
-        row["id"], row["position"], row["kind"], command, row["principal"], row["correlation_id"], row["accepted_at"]
-    )
+    return Mark(turn, width, attempts, last, True)
 
 
 def _tally(commands: Sequence[Recorded], decision: Decision) -> Mapping[tuple[str, str], int]:
@@ -284,14 +269,6 @@ def _tally(commands: Sequence[Recorded], decision: Decision) -> Mapping[tuple[st
         (recorded.kind, "succeeded" if outcome.refusal is None else "rejected")
         for recorded, outcome in zip(commands, decision.outcomes, strict=True)
     )
-
-
-def _type_of(actor: str) -> str:
-    return actor.partition(":")[0]
-
-
-def _id_of(actor: str) -> str:
-    return actor.partition(":")[2]
 
 
 async def both(first: Awaitable[None], second: Awaitable[None]) -> None:

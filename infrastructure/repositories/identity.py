@@ -50,12 +50,13 @@ INSERT INTO users (id, username, roles, status, created_at, version) VALUES ($1,
 UPDATE: Final = "UPDATE users SET roles = $2, status = $3, version = $4 WHERE id = $1"
 
 
-async def load(db: Db, user_id: str, commands: Sequence[Recorded]) -> User:
+async def load(db: Db, user_id: str, commands: Sequence[Recorded], *, locks: bool = True) -> User:
     """Everything that `commands` will ask of the user and of others."""
     user = UUID(user_id)
     names = {each.command.username.lower() for each in commands if isinstance(each.command, RegisterUser)}
     leaving = any(isinstance(each.command, UpdateUser | DisableUser) for each in commands)
-    for lock in sorted([*(f"user name {name}" for name in names), *(["administrators"] if leaving else [])]):
+    wanted = [*(f"user name {name}" for name in names), *(["administrators"] if leaving else [])]
+    for lock in sorted(wanted) if locks else ():
         await db.execute(LOCK, lock)
     row = await db.fetchrow(PROFILE, user)
     others = await db.fetch(OTHERS, sorted({each.principal for each in commands}), user)

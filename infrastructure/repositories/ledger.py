@@ -107,14 +107,14 @@ _PENDING_SUMS = ("ledger", "account", "seq", "pending_debits", "pending_credits"
 _json = msgspec.json.Encoder().encode
 
 
-async def load(db: Db, ledger_id: str, commands: Iterable[Recorded]) -> Ledger:
+async def load(db: Db, ledger_id: str, commands: Iterable[Recorded], *, locks: bool = True) -> Ledger:
     """Everything that `commands` will ask of the ledger, in as few statements as they need."""
     needed = Touches.none()
     principals = set()
     for recorded in commands:
         touches(recorded.command, needed)
         principals.add(recorded.principal)
-    if needed.users:
+    if locks and needed.users:
         await db.execute(LOCK_GRANTS, ledger_id, sorted(needed.users))
     row = await db.fetchrow(PROFILE, ledger_id)
     named = await transactions.load(db, ledger_id, needed.transactions)
