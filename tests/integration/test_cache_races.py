@@ -29,15 +29,17 @@ from infrastructure.cache import Cache, seq_key, view_key
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings
 from tests.journals import on_a_loop
-from tests.service import Service, open_books, running_service
+from tests.service import Service, open_books, posting, running_service
 
 Patch = pytest.MonkeyPatch
 
 LOCK = "SELECT seq FROM actors WHERE actor = $1 FOR NO KEY UPDATE"
 ADVANCE = "UPDATE actors SET seq = $2 WHERE actor = $1"
 MOVE = "UPDATE accounts SET posted_debits = posted_debits + 1, version = $3 WHERE ledger = $1 AND name = $2"
+ALTER = "UPDATE transactions SET version = $3 WHERE ledger = $1 AND id = $2::text::uuid"
 
-ACCOUNTS = ("assets:bank", "wallets:alice")
+ACCOUNTS = ("accounts/assets:bank", "accounts/wallets:alice")
+LISTS = ("accounts", "transactions")
 SOUND_S = 6
 CAUGHT_S = 30
 
@@ -48,12 +50,13 @@ class Stale(Exception):
 
 @dataclass
 class Race:
-    """A ledger, two API processes' worth of readers, and what has been acknowledged."""
+    """A ledger, two API processes' worth of readers, and what has been acknowledged, by path within the ledger."""
 
     service: Service
     apps: list[Litestar]
     redis: Redis
     ledger: str
+    transaction: str
     headers: list[tuple[bytes, bytes]]
     flushing: bool
     committed: dict[str, int] = field(default_factory=dict)
@@ -63,39 +66,43 @@ class Race:
     over: bool = False
     stale: Stale | None = None
 
+    @property
+    def things(self) -> tuple[str, ...]:
+        return (*ACCOUNTS, f"transactions/{self.transaction}")
+
     async def write(self, dice: random.Random) -> None:
-        """One turn after another."""
+        """One turn after another. Postings move accounts, captures and reversals a transaction, too."""
         actor = f"ledger:{self.ledger}"
         while not self.over:
-            names = dice.sample(ACCOUNTS, dice.choice((1, 2)))
-            views, turn = [f"account:{name}" for name in names], str(uuid4())
+            paths = dice.sample(self.things, dice.choice((1, 2)))
+            views, turn = [path.replace("s/", ":", 1) for path in paths], str(uuid4())
             async with self.service.pool.acquire() as db:
                 async with db.transaction():
                     seq = await db.fetchval(LOCK, actor) + 1
                     await db.execute(ADVANCE, actor, seq)
-                    for name in names:
-                        await db.execute(MOVE, self.ledger, name, seq)
+                    for kind, _, name in (path.partition("/") for path in paths):
+                        await db.execute(MOVE if kind == "accounts" else ALTER, self.ledger, name, seq)
                     await cache_module.begin_write(self.redis, self.ledger, views, turn)
                     await pause(dice)
-                for name in (*names, ""):
-                    self.committed[name] = max(seq, self.committed.get(name, 0))
+                for path in (*paths, *LISTS):
+                    self.committed[path] = max(seq, self.committed.get(path, 0))
             await pause(dice)
             async with self.redis.pipeline(transaction=False) as pipe:
                 cache_module.end_write(pipe, self.ledger, views, turn)
                 await pipe.execute()
-            for name in (*names, ""):
-                self.ended[name] = max(seq, self.ended.get(name, 0))
+            for path in (*paths, *LISTS):
+                self.ended[path] = max(seq, self.ended.get(path, 0))
             await pause(dice, 4)
 
     async def read(self, dice: random.Random) -> None:
         """One question after another. Raises Stale."""
         while not self.over:
-            name = dice.choice((*ACCOUNTS, "", ""))
-            path = f"/v1/ledgers/{self.ledger}/accounts" + (f"/{name}" if name else "")
-            known = (self.ended if self.flushing else self.committed).get(name, 0)
+            what = dice.choice((*self.things, *LISTS))
+            path = f"/v1/ledgers/{self.ledger}/{what}"
+            known = (self.ended if self.flushing else self.committed).get(what, 0)
             query = ""
             if dice.random() < 0.2:
-                known = max(known, self.committed.get(name, 0))
+                known = max(known, self.committed.get(what, 0))
                 query = f"min_version={known}"
             status, etag = await self.get(dice.choice(self.apps), path, query)
             if status != 200:
@@ -159,7 +166,7 @@ async def pause(dice: random.Random, times: int = 1) -> None:
 
 def slow(name: str, ran: list[str]) -> Callable[..., Awaitable[Any]]:
     """A function of `projections`, with a pause between reading and storing what was read."""
-    read, dice, times = getattr(projections, name), random.Random(name), 4 if name == "list_accounts" else 1
+    read, dice, times = getattr(projections, name), random.Random(name), 4 if name.startswith("list") else 1
 
     async def slowed(*arguments: Any) -> Any:
         found = await read(*arguments)
@@ -176,15 +183,16 @@ async def race(settings: Settings, monkeypatch: Patch, seconds: float, *, flushi
         service = await stack.enter_async_context(running_service(settings, monkeypatch))
         ada = await service.user()
         ledger = await open_books(ada)
+        posted = await ada.post(f"/v1/ledgers/{ledger}/transactions", posting(), prefer="wait=10")
         other = create_app(settings)
         await stack.enter_async_context(other.lifespan())
         redis = open_redis(settings)
         stack.push_async_callback(redis.aclose)
         ran: list[str] = []
-        for name in ("find_account", "list_accounts", "find_seq"):
+        for name in ("find_account", "list_accounts", "find_transaction", "list_transactions", "find_seq"):
             monkeypatch.setattr(projections, name, slow(name, ran))
         headers = [(name.encode(), value.encode()) for name, value in ada.headers.items()]
-        running = Race(service, [service.app, other], redis, ledger, headers, flushing)
+        running = Race(service, [service.app, other], redis, ledger, posted.json()["id"], headers, flushing)
         await running.run(seconds)
         running.reads = len(ran)
         return running
@@ -198,7 +206,7 @@ async def test_nobody_is_answered_with_less_than_was_acknowledged(
     ran = await race(settings, monkeypatch, SOUND_S, flushing=flushing)
     assert ran.stale is None
     assert ran.answers > 300, "readers have read"
-    assert ran.committed[""] > 50, "writers have written"
+    assert all(ran.committed[path] > 50 for path in (*ran.things, *LISTS)), "writers have written"
     assert ran.reads < ran.answers, "not without the cache or others' reads"
 
 
