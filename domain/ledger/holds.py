@@ -16,7 +16,7 @@ from domain.ledger.commands import CaptureTransaction, ExpireTransaction, VoidTr
 from domain.ledger.events import HeldLine, TransactionCaptured, TransactionExpired, TransactionVoided
 from domain.ledger.model import SERVICE, Account, Ledger, Line, Transaction
 from domain.ledger.movements import overflow
-from domain.ledger.specifications import OPEN_PERIOD, finer, refusal
+from domain.ledger.specifications import ACCESS, OPEN_PERIOD, Asked, finer, refusal
 from domain.ledger.transactions import dated, find, missing, not_applied
 from domain.messages import Event, Recorded
 from domain.money import LIMIT_MINOR, decimals_of, parse_minor
@@ -31,7 +31,7 @@ def capture_transaction(command: CaptureTransaction, ledger: Ledger, recorded: R
     if transaction is None:
         raise not_applied(command.transaction, "transaction_not_pending")
     for fit in FITTING:
-        fit.check((Asking(command, transaction),))
+        fit.check((Wanted(command, transaction),))
     takes = _takes(command, transaction, ledger)
     FITS_SCALE.check(takes)
     _check_pending(transaction, asked_at(command, recorded))
@@ -68,8 +68,9 @@ def void_transaction(command: VoidTransaction, ledger: Ledger, recorded: Recorde
 
 
 def expire_transaction(command: ExpireTransaction, ledger: Ledger, recorded: Recorded) -> list[Event]:
+    ACCESS.check((Asked(ledger, recorded.principal == SERVICE),))
     transaction = ledger.transactions.get(command.transaction)
-    if recorded.principal != SERVICE or transaction is None:
+    if transaction is None:
         raise missing(command.transaction)
     PENDING.check((transaction,))
     DUE.check((Ending(transaction, asked_at(command, recorded)),))
@@ -85,7 +86,7 @@ def expire_transaction(command: ExpireTransaction, ledger: Ledger, recorded: Rec
 # -- what a capture takes ---------------------------------------------------------------------------------------------
 
 
-class Asking(msgspec.Struct, frozen=True, gc=False):
+class Wanted(msgspec.Struct, frozen=True, gc=False):
     """What a capture asks for, beside what it asks it of."""
 
     command: CaptureTransaction
@@ -162,27 +163,27 @@ def _all_released(line: Line, account: Account) -> HeldLine:
 # -- rules ------------------------------------------------------------------------------------------------------------
 
 
-def _many(asking: Asking) -> DomainError:
-    count = len(asking.transaction.lines)
+def _many(wanted: Wanted) -> DomainError:
+    count = len(wanted.transaction.lines)
     return refusal(
         "validation_failed",
-        f"{asking.transaction.id} has {count} postings; send amounts, one for each.",
+        f"{wanted.transaction.id} has {count} postings; send amounts, one for each.",
         "#/amount",
         f"must be left out for a transaction of {count} postings",
     )
 
 
-def _miscounted(asking: Asking) -> DomainError:
-    count, sent = len(asking.transaction.lines), len(asking.command.amounts or ())
+def _miscounted(wanted: Wanted) -> DomainError:
+    count, sent = len(wanted.transaction.lines), len(wanted.command.amounts or ())
     return refusal(
         "validation_failed",
-        f"{asking.transaction.id} has {count} postings; {sent} amounts were sent.",
+        f"{wanted.transaction.id} has {count} postings; {sent} amounts were sent.",
         "#/amounts",
         f"must be {count} amounts, one a posting",
     )
 
 
-def _nothing(asking: Asking) -> DomainError:
+def _nothing(wanted: Wanted) -> DomainError:
     return refusal(
         "validation_failed",
         "A capture of nothing changes nothing; void the transaction to release it.",
@@ -191,7 +192,7 @@ def _nothing(asking: Asking) -> DomainError:
     )
 
 
-def _both(asking: Asking) -> DomainError:
+def _both(wanted: Wanted) -> DomainError:
     return refusal(
         "validation_failed",
         "Either amount or amounts says how much is captured.",
@@ -200,11 +201,11 @@ def _both(asking: Asking) -> DomainError:
     )
 
 
-has_amount: Specification[Asking] = Specification(lambda a: a.command.amount is not None)
-has_amounts: Specification[Asking] = Specification(lambda a: a.command.amounts is not None)
-has_one_posting: Specification[Asking] = Specification(lambda a: len(a.transaction.lines) == 1)
-has_as_many: Specification[Asking] = Specification(lambda a: len(a.command.amounts or ()) == len(a.transaction.lines))
-takes_something: Specification[Asking] = Specification(
+has_amount: Specification[Wanted] = Specification(lambda a: a.command.amount is not None)
+has_amounts: Specification[Wanted] = Specification(lambda a: a.command.amounts is not None)
+has_one_posting: Specification[Wanted] = Specification(lambda a: len(a.transaction.lines) == 1)
+has_as_many: Specification[Wanted] = Specification(lambda a: len(a.command.amounts or ()) == len(a.transaction.lines))
+takes_something: Specification[Wanted] = Specification(
     lambda a: any(amount.strip("0.") for amount in a.command.amounts or ())
 )
 FITTING: Final = (

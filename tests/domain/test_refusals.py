@@ -6,15 +6,17 @@ Every row of `REFUSALS` is a command to the books of `standard_books`. The prece
 
 from __future__ import annotations
 
-from itertools import chain, combinations
-from typing import NamedTuple
+from datetime import timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import pytest
 from msgspec.structs import replace
 
 from domain.errors import CATALOGUE, Fault
+from domain.ledger.commands import Bounds, Posting, PostTransaction, Precondition
 from domain.ledger.events import MetadataChanged
-from domain.ledger.model import Member
+from domain.ledger.model import SERVICE, Member
 from domain.messages import Command, Refusal
 from tests.books import (
     ADA,
@@ -22,17 +24,30 @@ from tests.books import (
     EVE,
     KIM,
     NOBODY,
+    NOON,
     Books,
+    capture,
+    capture_one,
+    close,
+    close_period,
     create,
+    describe,
+    expire,
+    freeze,
     grant,
+    hold,
+    job,
     member,
     open_account,
     post,
     record,
     register,
+    reverse,
     revoke,
     standard_books,
+    unfreeze,
     update,
+    void,
 )
 
 PRECEDENCE = (
@@ -45,6 +60,16 @@ PRECEDENCE = (
     "currency_unknown",
     "currency_mismatch",
     "amount_scale",
+    "transaction_not_pending",
+    "transaction_expired",
+    "transaction_not_reversible",
+    "already_reversed",
+    "capture_exceeds_hold",
+    "period_closed",
+    "account_closed",
+    "account_frozen",
+    "account_status",
+    "account_not_empty",
     "precondition_failed",
     "amount_overflow",
     "insufficient_funds",
@@ -71,7 +96,64 @@ class Row(NamedTuple):
 
 
 BANK, ALICE, BOB, TOKYO, VAULT = "assets:bank", "wallets:alice", "wallets:bob", "assets:tokyo", "assets:vault"
+CAROL, DANS, HANA, FRED, CLEO = (f"wallets:{name}" for name in ("carol", "dan", "hana", "fred", "cleo"))
 TOO_MUCH = "9" * 37
+LAST_YEAR, LAST_NIGHT = NOON - timedelta(days=330), NOON - timedelta(hours=12)
+
+MORE: dict[str, tuple[Command, UUID]] = {
+    "points": (register("POINTS", 0), ADA),
+    "carol": (open_account(CAROL, kind="liability", least="-50"), ADA),
+    "dan": (open_account(DANS), ADA),
+    "hana": (open_account(HANA, kind="liability", least="0"), ADA),
+    "fred": (open_account(FRED), ADA),
+    "cleo": (open_account(CLEO), ADA),
+    "plain": (post((BANK, HANA, "100")), ADA),
+    "fred's": (post((FRED, DANS, "1")), ADA),
+    "cleo's": (post((CLEO, DANS, "1")), ADA),
+    "cleo's back": (post((DANS, CLEO, "1")), ADA),
+    "bob's": (post((BOB, BANK, "50")), ADA),
+    "bob's back": (post((BANK, BOB, "50")), ADA),
+    "old": (replace(post((DANS, BANK, "1")), effective_at=LAST_YEAR), ADA),
+    "held": (hold((HANA, BANK, "40")), ADA),
+    "pair": (hold((HANA, BANK, "10"), (HANA, DANS, "5")), ADA),
+    "voided": (hold((HANA, BANK, "1")), ADA),
+    "voiding": (void(job(9 + 16)), ADA),
+    "expired": (hold((HANA, BANK, "1"), expires_at=NOON + timedelta(seconds=9 + 19)), ADA),
+    "expiry": (expire(job(9 + 18)), SERVICE),
+    "late": (hold((HANA, BANK, "2"), expires_at=NOON + timedelta(seconds=9 + 21)), ADA),
+    "reversed": (post((DANS, BANK, "3")), ADA),
+    "reversal": (reverse(job(9 + 21)), ADA),
+    "brim": (hold((VAULT, "equity:vault", "1")), ADA),
+    "vault's": (reverse(job(9)), ADA),
+    "frozen": (freeze(FRED), ADA),
+    "closed": (close(CLEO), ADA),
+    "period": (close_period(NOON - timedelta(days=1)), ADA),
+}
+"""What happens to the standard books, which are nine commands, before anything is refused; and who asks for it."""
+JOBS = {name: job(10 + index) for index, name in enumerate(MORE)}
+PLAIN, HELD, PAIR, VOIDED, EXPIRED, LATE = (
+    JOBS[name] for name in ("plain", "held", "pair", "voided", "expired", "late")
+)
+REVERSED, BRIM, GHOST, SCHEDULED = JOBS["reversed"], JOBS["brim"], job(998), job(999)
+
+
+def balancing(debit: str, credit: str, most: str | None = None) -> PostTransaction:
+    return PostTransaction(postings=(Posting(debit, credit, "available", most),))
+
+
+def provided(**expected: Any) -> PostTransaction:
+    """A transaction that nothing stands in the way of, provided that an account is as expected."""
+    return replace(post((BANK, DANS, "1")), preconditions=(Precondition(**expected),))
+
+
+def nowhere(command: Command, code: str, detail: str) -> Row:
+    """What is wrong is not in the request, or is its path."""
+    return Row(command, code, None, "", detail)
+
+
+def at(pointer: str, place: str, command: Command, code: str, detail: str) -> Row:
+    return Row(command, code, pointer, place, detail)
+
 
 REFUSALS = {
     "a grant to nobody": Row(grant(NOBODY, "reader"), "not_found", None, "", f"There is no user {NOBODY}."),
@@ -229,17 +311,425 @@ REFUSALS = {
 }
 
 
+OF_ACCOUNTS = {
+    "an account described that is not there": nowhere(
+        describe("ghost", a="1"), "not_found", "There is no account ghost."
+    ),
+    "an account frozen that is not there": nowhere(freeze("ghost"), "not_found", "There is no account ghost."),
+    "an account unfrozen that is not there": nowhere(unfreeze("ghost"), "not_found", "There is no account ghost."),
+    "an account closed that is not there": nowhere(close("ghost"), "not_found", "There is no account ghost."),
+    "more metadata than fits an account": at(
+        "#/metadata",
+        "must leave at most 50 keys",
+        describe(ALICE, **{f"k{number}": "" for number in range(51)}),
+        "validation_failed",
+        "That would make 51 keys of metadata; 50 is the most.",
+    ),
+    "frozen twice": nowhere(freeze(FRED), "account_status", "wallets:fred is frozen already."),
+    "unfrozen without being frozen": nowhere(unfreeze(BANK), "account_status", "assets:bank is not frozen."),
+    "closed twice": nowhere(close(CLEO), "account_status", "wallets:cleo is closed already."),
+    "frozen after closing": nowhere(
+        freeze(CLEO), "account_closed", "wallets:cleo is closed for good; use another account."
+    ),
+    "unfrozen after closing": nowhere(
+        unfreeze(CLEO), "account_closed", "wallets:cleo is closed for good; use another account."
+    ),
+    "closed with money in it": nowhere(
+        close(ALICE), "account_not_empty", "wallets:alice has a balance of 60.00 USD; all of it must be zero."
+    ),
+    "closed with something held": nowhere(
+        close("equity:vault"),
+        "account_not_empty",
+        "equity:vault has a balance of 0.00 USD, pending debits of 0.00 and pending credits of 1.00; "
+        "all of it must be zero.",
+    ),
+    "a debit of a frozen account": at(
+        "#/postings/1",
+        FRED,
+        post((BANK, DANS, "1"), (FRED, BANK, "1")),
+        "account_frozen",
+        "wallets:fred is frozen; unfreeze it first.",
+    ),
+    "a hold on a frozen account": at(
+        "#/postings/0",
+        FRED,
+        hold((BANK, FRED, "1")),
+        "account_frozen",
+        "wallets:fred is frozen; unfreeze it first.",
+    ),
+    "a credit of a closed account": at(
+        "#/postings/0",
+        CLEO,
+        post((BANK, CLEO, "1")),
+        "account_closed",
+        "wallets:cleo is closed for good; use another account.",
+    ),
+    "a posting of before the account was closed": at(
+        "#/postings/0",
+        CLEO,
+        replace(post((BANK, CLEO, "1")), effective_at=LAST_NIGHT),
+        "account_closed",
+        "wallets:cleo is closed for good; use another account.",
+    ),
+}
+OF_PERIODS = {
+    "a posting before the end of a closed period": at(
+        "#/effective_at",
+        "2026-11-21T11:59:59.999999Z",
+        replace(post((BANK, DANS, "1")), effective_at=NOON - timedelta(days=1, microseconds=1)),
+        "period_closed",
+        "The books are closed before 2026-11-21T12:00:00.000000Z; this would take effect at "
+        "2026-11-21T11:59:59.999999Z.",
+    ),
+    "a hold before the end of a closed period": at(
+        "#/effective_at",
+        "2025-12-27T12:00:00.000000Z",
+        replace(hold((BANK, DANS, "1")), effective_at=LAST_YEAR),
+        "period_closed",
+        "The books are closed before 2026-11-21T12:00:00.000000Z; this would take effect at "
+        "2025-12-27T12:00:00.000000Z.",
+    ),
+    "a capture before the end of a closed period": at(
+        "#/effective_at",
+        "2025-12-27T12:00:00.000000Z",
+        capture(HELD, effective_at=LAST_YEAR),
+        "period_closed",
+        "The books are closed before 2026-11-21T12:00:00.000000Z; this would take effect at "
+        "2025-12-27T12:00:00.000000Z.",
+    ),
+    "a reversal before the end of a closed period": at(
+        "#/effective_at",
+        "2025-12-28T12:00:00.000000Z",
+        reverse(JOBS["old"], effective_at=LAST_YEAR + timedelta(days=1)),
+        "period_closed",
+        "The books are closed before 2026-11-21T12:00:00.000000Z; this would take effect at "
+        "2025-12-28T12:00:00.000000Z.",
+    ),
+    "a period opened again": at(
+        "#/before",
+        "2025-12-27T12:00:00.000000Z",
+        close_period(LAST_YEAR),
+        "period_closed",
+        "The books are closed before 2026-11-21T12:00:00.000000Z already; close them before a later moment.",
+    ),
+    "a period closed twice": at(
+        "#/before",
+        "2026-11-21T12:00:00.000000Z",
+        close_period(NOON - timedelta(days=1)),
+        "period_closed",
+        "The books are closed before 2026-11-21T12:00:00.000000Z already; close them before a later moment.",
+    ),
+}
+OF_POSTINGS = {
+    "all there is of accounts that both grow": at(
+        "#/postings/0/amount",
+        "must be a decimal string where nothing is taken",
+        balancing(BANK, ALICE),
+        "validation_failed",
+        "The posting raises both assets:bank and wallets:alice, so there is nothing to take all of.",
+    ),
+    "at most too fine an amount": at(
+        "#/postings/0/up_to",
+        "1.001",
+        balancing(ALICE, BANK, "1.001"),
+        "amount_scale",
+        "1.001 has more decimals than the 2 of USD.",
+    ),
+    "all of nothing": at(
+        "#/postings/0",
+        CAROL,
+        balancing(CAROL, BANK),
+        "insufficient_funds",
+        "wallets:carol has 0.00 USD available; there is nothing left for this posting.",
+    ),
+    "all that a posting before has left": at(
+        "#/postings/1",
+        ALICE,
+        PostTransaction(postings=(Posting(ALICE, BANK, "60"), Posting(ALICE, BOB, "available"))),
+        "insufficient_funds",
+        "wallets:alice has 60.00 USD available; there is nothing left for this posting.",
+    ),
+    "more than is not held": at(
+        "#/postings/0",
+        HANA,
+        post((HANA, BANK, "43.01")),
+        "insufficient_funds",
+        "wallets:hana has 43.00 USD available; 43.01 needed.",
+    ),
+    "more held than is not held": at(
+        "#/postings/0",
+        HANA,
+        hold((HANA, BANK, "43.01")),
+        "insufficient_funds",
+        "wallets:hana has 43.00 USD available; 43.01 needed.",
+    ),
+    "more held than an overdraft covers": at(
+        "#/postings/0",
+        CAROL,
+        hold((CAROL, BANK, "50.01")),
+        "insufficient_funds",
+        "wallets:carol has 0.00 USD available and may not fall below -50.00; 50.01 needed.",
+    ),
+    "held for what is held itself": at(
+        "#/postings/0",
+        CAROL,
+        # incoming holds make nothing available
+        hold((CAROL, BANK, "60"), (BANK, CAROL, "60")),
+        "insufficient_funds",
+        "wallets:carol has 0.00 USD available and may not fall below -50.00; 60.00 needed.",
+    ),
+    "more held than Bob may have": at(
+        "#/postings/0",
+        BOB,
+        hold((BANK, BOB, "10.01")),
+        "max_balance_exceeded",
+        "wallets:bob has 90.00 USD and may not rise above 100.00; 10.01 more would.",
+    ),
+    "a total of holds at 10^38": at(
+        "#/postings/0",
+        BANK,
+        hold((BANK, DANS, TOO_MUCH)),
+        "amount_overflow",
+        "A total of assets:bank would reach 10^38 minor units.",
+    ),
+    "provided that nobody has": at(
+        "#/preconditions/0/account",
+        "ghost",
+        provided(account="ghost", version=1),
+        "account_not_found",
+        "There is no account ghost.",
+    ),
+    "provided too fine a balance": at(
+        "#/preconditions/0/available/lte",
+        "0.001",
+        provided(account=ALICE, available=Bounds(lte="0.001")),
+        "amount_scale",
+        "0.001 has more decimals than the 2 of USD.",
+    ),
+    "provided another version": at(
+        "#/preconditions/0/version",
+        ALICE,
+        provided(account=ALICE, version=9),
+        "precondition_failed",
+        "wallets:alice has version 8; 9 expected.",
+    ),
+    "provided exactly another balance": at(
+        "#/preconditions/0/balance/eq",
+        ALICE,
+        provided(account=ALICE, version=8, balance=Bounds(eq="59.99")),
+        "precondition_failed",
+        "wallets:alice has a balance of 60.00 USD; exactly 59.99 expected.",
+    ),
+    "provided a larger balance": at(
+        "#/preconditions/0/balance/gte",
+        HANA,
+        provided(account=HANA, balance=Bounds(gte="100.01")),
+        "precondition_failed",
+        "wallets:hana has a balance of 100.00 USD; at least 100.01 expected.",
+    ),
+    "provided less is available": at(
+        "#/preconditions/0/available/lte",
+        HANA,
+        provided(account=HANA, balance=Bounds(gte="100"), available=Bounds(gte="-1", lte="42.99")),
+        "precondition_failed",
+        "wallets:hana has 43.00 USD available; at most 42.99 expected.",
+    ),
+}
+OF_HOLDS = {
+    "a capture of no transaction": nowhere(capture(GHOST), "not_found", f"There is no transaction {GHOST}."),
+    "a void of no transaction": nowhere(void(GHOST), "not_found", f"There is no transaction {GHOST}."),
+    "a reversal of no transaction": nowhere(reverse(GHOST), "not_found", f"There is no transaction {GHOST}."),
+    "a transaction described that is not there": nowhere(
+        describe(GHOST, a="1"), "not_found", f"There is no transaction {GHOST}."
+    ),
+    "more metadata than fits a transaction": at(
+        "#/metadata",
+        "must leave at most 50 keys",
+        describe(PLAIN, **{f"k{number}": "" for number in range(51)}),
+        "validation_failed",
+        "That would make 51 keys of metadata; 50 is the most.",
+    ),
+    "a capture of what is scheduled": nowhere(
+        capture(SCHEDULED), "transaction_not_pending", f"{SCHEDULED} has not been applied yet; wait until it is."
+    ),
+    "a void of what is scheduled": nowhere(
+        void(SCHEDULED), "transaction_not_pending", f"{SCHEDULED} has not been applied yet; wait until it is."
+    ),
+    "a reversal of what is scheduled": nowhere(
+        reverse(SCHEDULED), "transaction_not_reversible", f"{SCHEDULED} has not been applied yet; wait until it is."
+    ),
+    "one amount of two postings": at(
+        "#/amount",
+        "must be left out for a transaction of 2 postings",
+        capture_one(PAIR, "1"),
+        "validation_failed",
+        f"{PAIR} has 2 postings; send amounts, one for each.",
+    ),
+    "too few amounts": at(
+        "#/amounts",
+        "must be 2 amounts, one a posting",
+        capture(PAIR, "1"),
+        "validation_failed",
+        f"{PAIR} has 2 postings; 1 amounts were sent.",
+    ),
+    "amounts of nothing": at(
+        "#/amounts",
+        "must not all be zero",
+        capture(PAIR, "0", "0.00"),
+        "validation_failed",
+        "A capture of nothing changes nothing; void the transaction to release it.",
+    ),
+    "an amount and amounts": at(
+        "#/amounts",
+        "must be left out beside amount",
+        replace(capture_one(HELD, "1"), amounts=("1",)),
+        "validation_failed",
+        "Either amount or amounts says how much is captured.",
+    ),
+    "a capture too fine": at(
+        "#/amount",
+        "0.001",
+        capture_one(HELD, "0.001"),
+        "amount_scale",
+        "0.001 has more decimals than the 2 of USD.",
+    ),
+    "one of two captures too fine": at(
+        "#/amounts/1",
+        "0.000",
+        capture(PAIR, "1", "0.000"),
+        "amount_scale",
+        "0.000 has more decimals than the 2 of USD.",
+    ),
+    "a capture of what was posted": nowhere(
+        capture(PLAIN), "transaction_not_pending", f"{PLAIN} is posted: nothing of it is held."
+    ),
+    "a void of what was posted": nowhere(
+        void(PLAIN), "transaction_not_pending", f"{PLAIN} is posted: nothing of it is held."
+    ),
+    "a capture of what was voided": nowhere(
+        capture(VOIDED), "transaction_not_pending", f"{VOIDED} is voided: nothing of it is held."
+    ),
+    "a void of what was voided": nowhere(
+        void(VOIDED), "transaction_not_pending", f"{VOIDED} is voided: nothing of it is held."
+    ),
+    "a capture of what has expired": nowhere(
+        capture(EXPIRED), "transaction_expired", f"{EXPIRED} expired at 2026-11-22T12:00:28.000000Z; post a new one."
+    ),
+    "a void of what has expired": nowhere(
+        void(EXPIRED), "transaction_expired", f"{EXPIRED} expired at 2026-11-22T12:00:28.000000Z; post a new one."
+    ),
+    "a capture too late": nowhere(
+        capture(LATE), "transaction_expired", f"{LATE} expired at 2026-11-22T12:00:30.000000Z; post a new one."
+    ),
+    "a void too late": nowhere(
+        void(LATE), "transaction_expired", f"{LATE} expired at 2026-11-22T12:00:30.000000Z; post a new one."
+    ),
+    "an expiry that the service does not ask for": nowhere(expire(LATE), "not_found", "There is no ledger acme."),
+    "a capture of more than is held": at(
+        "#/amount",
+        "40.01",
+        capture_one(HELD, "40.01"),
+        "capture_exceeds_hold",
+        "40.00 USD of posting 0 are still held; 40.01 asked for.",
+    ),
+    "one of two captures of more than is held": at(
+        "#/amounts/1",
+        "5.01",
+        capture(PAIR, "10", "5.01"),
+        "capture_exceeds_hold",
+        "5.00 USD of posting 1 are still held; 5.01 asked for.",
+    ),
+    "a capture that brings a total to 10^38": at(
+        "#", VAULT, capture(BRIM), "amount_overflow", "A total of assets:vault would reach 10^38 minor units."
+    ),
+    "an amount that brings a total to 10^38": at(
+        "#/amount",
+        VAULT,
+        capture_one(BRIM, "0.01"),
+        "amount_overflow",
+        "A total of assets:vault would reach 10^38 minor units.",
+    ),
+    "amounts that bring a total to 10^38": at(
+        "#/amounts/0",
+        VAULT,
+        capture(BRIM, "0.01", final=False),
+        "amount_overflow",
+        "A total of assets:vault would reach 10^38 minor units.",
+    ),
+}
+OF_REVERSALS = {
+    "a reversal dated before its original": at(
+        "#/effective_at",
+        "must not be before 2026-11-22T12:00:16.000000Z",
+        reverse(PLAIN, effective_at=NOON),
+        "validation_failed",
+        "A reversal at 2026-11-22T12:00:00.000000Z would come before its original at 2026-11-22T12:00:16.000000Z.",
+    ),
+    "a reversal by a reference used before": at(
+        "#/reference", "taken", reverse(PLAIN, reference="taken"), "reference_taken", "taken names another transaction."
+    ),
+    "a reversal of what is held": nowhere(
+        reverse(HELD), "transaction_not_reversible", f"{HELD} is pending: void it instead."
+    ),
+    "a reversal of what was voided": nowhere(
+        reverse(VOIDED), "transaction_not_reversible", f"{VOIDED} is voided: it has posted nothing."
+    ),
+    "a reversal of what has expired": nowhere(
+        reverse(EXPIRED), "transaction_not_reversible", f"{EXPIRED} is expired: it has posted nothing."
+    ),
+    "a second reversal": nowhere(
+        reverse(REVERSED), "already_reversed", f"{REVERSED} was reversed by {JOBS['reversal']} already."
+    ),
+    "a reversal of what a frozen account was part of": at(
+        "#", FRED, reverse(JOBS["fred's"]), "account_frozen", "wallets:fred is frozen; unfreeze it first."
+    ),
+    "a reversal of what a closed account was part of": at(
+        "#",
+        CLEO,
+        reverse(JOBS["cleo's"]),
+        "account_closed",
+        "wallets:cleo is closed for good; use another account.",
+    ),
+    "a reversal of what brought a total close to 10^38": at(
+        "#",
+        VAULT,
+        reverse(JOBS["vault's"]),
+        "amount_overflow",
+        "A total of assets:vault would reach 10^38 minor units.",
+    ),
+    "a reversal of what was spent": at(
+        "#",
+        HANA,
+        reverse(PLAIN),
+        "insufficient_funds",
+        "wallets:hana has 43.00 USD available; 100.00 needed.",
+    ),
+    "a reversal that gives back too much": at(
+        "#",
+        BOB,
+        reverse(JOBS["bob's"]),
+        "max_balance_exceeded",
+        "wallets:bob has 90.00 USD and may not rise above 100.00; 50.00 more would.",
+    ),
+}
+REFUSALS |= OF_ACCOUNTS | OF_PERIODS | OF_POSTINGS | OF_HOLDS | OF_REVERSALS
+
+
 def books() -> Books:
     made = standard_books()
-    for outcome in made.run(
-        register("POINTS", 0), open_account("wallets:carol", kind="liability", least="-50"), open_account("wallets:dan")
-    ):
-        assert outcome.refusal is None
+    for command, who in MORE.values():
+        made.apply(command, who)
+    made.ledger.waiting[SCHEDULED] = None
     return made
 
 
 def refusal_of(made: Books, command: Command, *, stranger: bool = False) -> Refusal | None:
     return made.run(command, principal=EVE if stranger else ADA)[0].refusal
+
+
+def code_of(made: Books, command: Command, *, stranger: bool = False) -> str | None:
+    refusal = refusal_of(made, command, stranger=stranger)
+    return None if refusal is None else refusal.code
 
 
 @pytest.mark.parametrize("row", REFUSALS.values(), ids=REFUSALS.keys())
@@ -255,8 +745,21 @@ def test_who_was_granted_nothing_learns_nothing(row: Row) -> None:
     assert refusal_of(books(), row.command, stranger=True) == Refusal("not_found", "There is no ledger acme.")
 
 
-OF_WRITERS = [register("SHELLS", 0), open_account("new"), post((BANK, ALICE, "1"))]
-OF_OWNERS = [update(a="1"), grant(KIM, "reader"), grant(EVE, "reader"), revoke(EVE)]
+OF_WRITERS = [
+    register("SHELLS", 0),
+    open_account("new"),
+    post((BANK, ALICE, "1")),
+    hold((BANK, ALICE, "1")),
+    capture(HELD),
+    void(HELD),
+    reverse(JOBS["old"]),
+    describe(PLAIN, a="1"),
+    describe(ALICE, a="1"),
+    freeze(ALICE),
+    unfreeze(FRED),
+    close(TOKYO),
+]
+OF_OWNERS = [update(a="1"), close_period(NOON), grant(KIM, "reader"), grant(EVE, "reader"), revoke(EVE)]
 
 
 @pytest.mark.parametrize("command", [*OF_WRITERS, *OF_OWNERS])
@@ -442,77 +945,6 @@ def test_holds_reserve_what_is_available_and_leave_room_below_the_maximum() -> N
     refusal = refusal_of(made, post((BANK, BOB, "0.01")))
     assert refusal is not None
     assert refusal.code == "max_balance_exceeded"
-
-
-# -- precedence -------------------------------------------------------------------------------------------------------
-
-# One posting for each code that breaks this rule and no other.
-BREAKS = {
-    "account_not_found": (BANK, "ghost", "1"),
-    "currency_mismatch": (BANK, TOKYO, "1"),
-    "amount_scale": (BANK, ALICE, "0.001"),
-    "amount_overflow": (VAULT, BANK, "1"),
-    "insufficient_funds": (ALICE, BANK, "75"),
-    "max_balance_exceeded": (BANK, BOB, "50"),
-}
-FINE = (BANK, "wallets:dan", "1")
-
-
-def subsets(codes: tuple[str, ...]) -> list[tuple[str, ...]]:
-    return list(chain.from_iterable(combinations(codes, size) for size in range(1, len(codes) + 1)))
-
-
-def code_of(made: Books, command: Command, *, stranger: bool = False) -> str | None:
-    refusal = refusal_of(made, command, stranger=stranger)
-    return None if refusal is None else refusal.code
-
-
-@pytest.mark.parametrize("code", BREAKS)
-def test_each_of_those_postings_breaks_its_own_rule(code: str) -> None:
-    assert code_of(books(), post(BREAKS[code])) == code
-
-
-def test_whatever_else_a_transaction_breaks_the_first_code_counts() -> None:
-    made = books()
-    codes = ("not_found", "reference_taken", *BREAKS)
-    for broken in subsets(codes):
-        # the postings in the reverse order, so that only precedence can bring the right one to the front
-        lines = [BREAKS[code] for code in reversed(broken) if code in BREAKS] or [FINE]
-        command = post(*lines, reference="taken" if "reference_taken" in broken else None)
-        found = code_of(made, command, stranger="not_found" in broken)
-        assert found == min(broken, key=PRECEDENCE.index), broken
-
-
-@pytest.mark.parametrize("code", BREAKS)
-def test_of_one_code_the_first_posting_counts(code: str) -> None:
-    second = {
-        "account_not_found": ("nobody", BANK, "1"),
-        "currency_mismatch": (TOKYO, ALICE, "1"),
-        "amount_scale": (BANK, ALICE, "5.123"),
-        "amount_overflow": (BANK, "equity:vault", "1"),
-        "insufficient_funds": ("wallets:carol", BANK, "75"),
-        "max_balance_exceeded": (BANK, "wallets:eric", "75"),
-    }[code]
-    made = books()
-    made.run(open_account("wallets:eric", kind="liability", most="0"))
-    for lines in ([FINE, BREAKS[code], second], [FINE, second, BREAKS[code]]):
-        refusal = refusal_of(made, post(*lines))
-        assert refusal is not None
-        assert refusal.code == code
-        assert refusal.faults[0].pointer.startswith("#/postings/1")
-        assert refusal.faults[0].detail in lines[1]
-
-
-def test_whatever_else_the_opening_of_an_account_breaks_the_first_code_counts() -> None:
-    made = books()
-    for broken in subsets(("not_found", "account_exists", "currency_unknown", "amount_scale", "amount_overflow")):
-        command = open_account(
-            BANK if "account_exists" in broken else "new",
-            "SHELLS" if "currency_unknown" in broken else "USD",
-            least="-1.001" if "amount_scale" in broken else None,
-            most=TOO_MUCH if "amount_overflow" in broken else None,
-        )
-        assert code_of(made, command, stranger="not_found" in broken) == min(broken, key=PRECEDENCE.index), broken
 
 
 def test_a_stranger_does_not_learn_which_currencies_there_are() -> None:
