@@ -16,8 +16,22 @@ from uuid import UUID
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from domain.ledger.events import AccessGranted, AccessRevoked, CurrencyRegistered, TransactionPosted
-from domain.messages import Entry
+from domain.ledger.events import (
+    AccessGranted,
+    AccessRevoked,
+    AccountClosed,
+    AccountFrozen,
+    AccountMetadataChanged,
+    AccountUnfrozen,
+    CurrencyRegistered,
+    TransactionCaptured,
+    TransactionExpired,
+    TransactionMetadataChanged,
+    TransactionPosted,
+    TransactionReversed,
+    TransactionVoided,
+)
+from domain.messages import Entry, Event
 from infrastructure import embedded, journal, metrics
 from infrastructure.embedded import make_state_directory
 from infrastructure.journal import Line
@@ -32,6 +46,7 @@ from workers.subscribers import handlers
 from workers.subscribers.redis import stream_key
 
 SOMEBODY = UUID("01890000-0000-7000-8000-00000000e4e0")
+ONE, OTHER = UUID(int=1), UUID(int=2)
 
 
 class TestEmbeddedBroker(KafkaDeliveries):
@@ -284,6 +299,39 @@ async def test_copies_of_a_grant_go_when_it_has_changed(
         await deliver_all(on, "redis", actor)
         left = {key: bool(await on.redis.exists(key)) for key in slots}
         assert left == {key: stays for key, (_, stays) in slots.items()}
+
+
+CHANGING: dict[str, Event] = {
+    "transaction:captured": TransactionCaptured(
+        transaction=ONE, capture=OTHER, status="captured", postings=(), effective_at="2026-01-01T00:00:00.000000Z"
+    ),
+    "transaction:voided": TransactionVoided(transaction=ONE, status="voided", postings=()),
+    "transaction:expired": TransactionExpired(transaction=ONE, status="expired", postings=()),
+    "transaction:described": TransactionMetadataChanged(transaction=ONE, metadata={}),
+    "transaction:reversed": TransactionReversed(
+        transaction=OTHER, reverses=ONE, postings=(), reference=None, description=None, metadata={}, effective_at=""
+    ),
+    "account:frozen": AccountFrozen(name="idle"),
+    "account:unfrozen": AccountUnfrozen(name="idle"),
+    "account:closed": AccountClosed(name="idle"),
+    "account:described": AccountMetadataChanged(name="idle", metadata={}),
+}
+
+
+@on_a_loop
+async def test_views_of_what_changed_after_it_was_made_go_as_well(settings: Settings) -> None:
+    async with stage(settings) as on:
+        for what, event in CHANGING.items():
+            actor = an_actor()
+            ledger = actor.removeprefix("ledger:")
+            await on.write(actor, 3, lambda seq, event=event: event if seq == 2 else registered(seq))  # type: ignore[misc]
+            kind = what.partition(":")[0]
+            old, other = ("account:idle", "account:x") if kind == "account" else (f"transaction:{ONE}", "transaction:x")
+            slots = {f"view:{ledger}:{old}": False, f"view:{ledger}:{other}": True}
+            for key in slots:
+                await on.redis.set(key, b"V:1.1.1\n{}")
+            await deliver_all(on, "redis", actor)
+            assert {key: bool(await on.redis.exists(key)) for key in slots} == slots, what
 
 
 # -- handlers ---------------------------------------------------------------------------------------------------------

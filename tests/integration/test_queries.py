@@ -203,6 +203,49 @@ async def test_transactions_by_every_filter_and_over_ties(settings: Settings, mo
 
 
 @on_a_loop
+async def test_held_transactions_by_every_filter(settings: Settings, monkeypatch: Patch) -> None:
+    """Captures have moved money at seqs between those of transactions: none of them is taken for one."""
+    async with running_service(settings, monkeypatch) as service:
+        ada = await service.user()
+        ledger = await open_books(ada)
+        body = {"name": "wallets:bob", "currency": "USD", "type": "liability"}
+        assert (await ada.post(f"/v1/ledgers/{ledger}/accounts", body, prefer="wait=10")).status_code == 201
+        root = f"/v1/ledgers/{ledger}/transactions"
+        parts = {"capture": {"amounts": ["0.25", "0"], "final": False}, "whole": {}, "void": {}}
+        base, made = datetime(2026, 1, 1, tzinfo=UTC), []
+        for number in range(16):
+            alice, bob = posting()["postings"][0], posting(credit="wallets:bob")["postings"][0]
+            lines = [bob, bob] if number % 4 == 0 else [alice, bob] if number % 4 == 1 else [alice, alice]
+            moment = (base + timedelta(days=number % 3)).isoformat()
+            made.append(await post(ada, ledger, postings=lines, effective_at=moment, pending=number % 4 != 3))
+            # the one before last ends in one of the ways there are, behind the newer ones
+            for ended, doing in ((number - 2, ("capture", "whole")), (number - 5, ("capture", "void"))):
+                if ended >= 0 and ended % 4 != 3 and (ended % 3 == 0) is (doing[1] == "void") and ended % 5:
+                    for what in doing:
+                        verb = "capture" if what == "whole" else what
+                        done = await ada.post(f"{root}/{made[ended]['id']}/{verb}", parts[what], prefer="wait=10")
+                        assert done.status_code == 200, done.text
+        shown = [(await ada.get(f"{root}/{item['id']}")).json() for item in reversed(made)]
+        found = {item["status"] for item in shown}
+        assert found == {"posted", "pending", "captured"}, "what was captured in part stays captured once it is voided"
+        for account in (None, "wallets:alice", "wallets:bob", "assets:bank"):
+            for status in (None, "posted", "pending", "captured", "voided"):
+                for start in (None, "2026-01-02T00:00:00.000000Z"):
+                    fitting = [
+                        item
+                        for item in shown
+                        if account in (None, *(line[side] for line in item["postings"] for side in ("debit", "credit")))
+                        and status in (None, item["status"])
+                        and (start is None or item["effective_at"] >= start)
+                    ]
+                    given = {"account": account, "status": status, "from": start}
+                    query = "&".join(f"{name}={value}" for name, value in given.items() if value is not None)
+                    for limit in (2, 100):
+                        pages = await every_page(ada, f"{root}?{query}", limit)
+                        assert [item for page in pages for item in page] == fitting, query
+
+
+@on_a_loop
 async def test_a_page_ends_early_rather_than_hold_too_many_postings(settings: Settings, monkeypatch: Patch) -> None:
     async with running_service(settings, monkeypatch) as service:
         ada = await service.user()
@@ -559,6 +602,45 @@ async def test_every_change_is_seen_at_once(settings: Settings, monkeypatch: Pat
                 assert (await ada.get(f"{root}/balances")).json()["seq"] == 3 + turn
                 assert (await ada.get(f"{root}/trial-balance")).json()["items"][0]["debits"] == f"{turn}.00"
                 assert len((await ada.get(f"{root}/transactions")).json()["items"]) == turn
+
+
+@on_a_loop
+async def test_every_change_of_a_transaction_and_its_accounts_is_seen_at_once(
+    settings: Settings, monkeypatch: Patch
+) -> None:
+    """The same for what changes after it was made: each view is in the cache when the next command is applied."""
+    async with running_service(settings, monkeypatch) as service:
+        ada = await service.user()
+        ledger = await open_books(ada)
+        root = f"/v1/ledgers/{ledger}"
+        held = await post(ada, ledger, **posting("10"), pending=True)
+        alice, path = f"{root}/accounts/wallets:alice", f"{root}/transactions/{held['id']}"
+
+        async def look(version: int, status: str, posted: str, pending: str) -> None:
+            for _ in range(2):
+                seen = await ada.get(path)
+                account = (await ada.get(alice)).json()
+                assert (seen.json()["status"], seen.json()["version"]) == (status, version)
+                assert seen.headers["etag"] == f'"1.{version}"'
+                assert (account["balance"], account["pending_credits"]) == (posted, pending)
+                assert (await ada.get(f"{root}/transactions?account=wallets:alice")).json()["items"][-1] == seen.json()
+
+        await look(4, "pending", "0.00", "10.00")
+        for verb, body, after in (
+            ("capture", {"amount": "3", "final": False}, (5, "pending", "3.00", "7.00")),
+            ("capture", {"amount": "1", "final": False}, (6, "pending", "4.00", "6.00")),
+            ("void", {}, (7, "captured", "4.00", "0.00")),
+            ("reverse", {}, (8, "captured", "0.00", "0.00")),
+        ):
+            await ada.post(f"{path}/{verb}", body, prefer="wait=10")
+            await look(*after)
+        reversal = (await ada.get(path)).json()["reversed_by"]
+        assert (await ada.get(f"{root}/transactions/{reversal}")).json()["reverses"] == held["id"]
+        for verb, status in (("freeze", "frozen"), ("unfreeze", "open"), ("close", "closed")):
+            for _ in range(2):
+                await ada.get(alice)
+            await ada.post(f"{alice}/{verb}", prefer="wait=10")
+            assert (await ada.get(alice)).json()["status"] == status
 
 
 @on_a_loop
