@@ -446,6 +446,11 @@ async def test_a_time_means_the_last_turn_recorded_by_then(desk: Desk) -> None:
     journal = await desk.journal()
     times = [datetime.fromisoformat(entry["recorded_at"]) for entry in journal]
     head, tick = len(journal), timedelta(microseconds=1)
+    # of two turns at one moment the later one counts
+    await desk.db.execute(
+        "INSERT INTO turns (actor, seq, recorded_at, turn) VALUES ($1, $2, $3, $4)",
+        desk.actor, head - 2, times[-2], uuid4(),
+    )  # fmt: skip
     for recorded_at, seq, expected in (
         (None, None, head),
         (times[-1], None, head),
