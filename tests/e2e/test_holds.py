@@ -155,6 +155,31 @@ def test_a_reversal_links_both_ways_and_its_id_works_at_once(ada: Client, base: 
     assert again.headers["location"] == f"{base}/transactions/{again.json()['id']}"
 
 
+def test_what_is_scheduled_can_not_be_ended_yet(ada: Client, base: str) -> None:
+    later = format_time(datetime.now(UTC) + timedelta(hours=1))
+    for pending, verb, code in (
+        (True, "capture", "transaction_not_pending"),
+        (True, "void", "transaction_not_pending"),
+        (False, "reverse", "transaction_not_reversible"),
+    ):
+        scheduled = ada.post(f"{base}/transactions", posting(pending=pending, execute_at=later), prefer=WAIT)
+        assert (scheduled.status_code, scheduled.json()["status"]) == (202, "scheduled")
+        path = scheduled.json()["links"]["resource"]
+        shown = ada.read(path)
+        assert (shown["status"], shown["seq"], shown["effective_at"]) == ("scheduled", None, later)
+        answer = ada.post(f"{path}/{verb}", prefer=WAIT)
+        assert refused(answer) == (409, code), answer.text
+        assert ada.read(path)["status"] == "scheduled"
+
+
+def test_a_reversal_that_was_refused_is_not_there(ada: Client, base: str) -> None:
+    held = hold(ada, base, "1")
+    answer = ada.post(f"{base}/transactions/{held['id']}/reverse", prefer=WAIT)
+    assert refused(answer) == (409, "transaction_not_reversible")
+    gone = ada.get(f"{base}/transactions/{answer.json()['job']}")
+    assert refused(gone) == (404, "not_found") and gone.json()["job"] == answer.json()["job"]
+
+
 def test_a_posting_moves_what_is_available(ada: Client) -> None:
     base = f"/v1/ledgers/{open_books(ada, ('wallets:alice', 'wallets:bob'), least='0')}"
     ada.done(f"{base}/transactions", posting("10"))
