@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from domain.catalog import APPLIERS
 from domain.decision import GENESIS, Head, Stamp
 from domain.ledger import handlers
-from domain.ledger.commands import CreateLedger, OpenAccount, Posting, PostTransaction
+from domain.ledger.commands import CreateLedger, ExpireTransaction, OpenAccount, Posting, PostTransaction
 from domain.ledger.events import (
     AccessGranted,
     AccessRevoked,
+    AccountClosed,
+    AccountFrozen,
+    AccountMetadataChanged,
     AccountOpened,
+    AccountUnfrozen,
     CurrencyRegistered,
     LedgerCreated,
     MetadataChanged,
+    PeriodClosed,
     PostedLine,
+    TransactionCaptured,
+    TransactionExpired,
+    TransactionHeld,
+    TransactionMetadataChanged,
     TransactionPosted,
+    TransactionReversed,
+    TransactionVoided,
 )
-from domain.ledger.model import Grant, Ledger
-from domain.messages import Command, Entry, Event
+from domain.ledger.model import SERVICE, Grant, Ledger
+from domain.messages import Command, Entry, Event, Recorded
 from tests.books import (
     ADA,
     EVE,
     KIM,
     NOON,
     Books,
+    capture,
+    close,
+    close_period,
     create,
+    describe,
     empty_ledger,
+    expire,
+    freeze,
     grant,
+    hold,
+    job,
     open_account,
     post,
     record,
     register,
+    reverse,
     revoke,
+    unfreeze,
     update,
+    void,
 )
 
 # These bytes are hashed, stored and published. Whoever changes them breaks every reader of journals.
@@ -104,19 +127,150 @@ GOLDEN: dict[type[Event], tuple[Command, str]] = {
         '{"account":"bob","currency":"USD","posted_debits":"0.00","posted_credits":"0.50","pending_debits":"0.00",'
         '"pending_credits":"0.00","balance":"0.50","available":"0.50"}]}',
     ),
+    AccountMetadataChanged: (
+        describe("idle", tier="1", a=None, city="Köln"),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"AccountMetadataChanged",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"name":"idle","metadata":{"city":"Köln","tier":"1"}},'
+        '"balances":[{"account":"idle","currency":"JPY","posted_debits":"0","posted_credits":"0",'
+        '"pending_debits":"0","pending_credits":"0","balance":"0","available":"0"}]}',
+    ),
+    AccountFrozen: (
+        freeze("idle"),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"AccountFrozen",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"name":"idle"},"balances":[{"account":"idle","currency":"JPY",'
+        '"posted_debits":"0","posted_credits":"0","pending_debits":"0","pending_credits":"0","balance":"0",'
+        '"available":"0"}]}',
+    ),
+    AccountUnfrozen: (
+        unfreeze("ice"),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"AccountUnfrozen",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"name":"ice"},"balances":[{"account":"ice","currency":"KWD",'
+        '"posted_debits":"0.000","posted_credits":"0.000","pending_debits":"0.000","pending_credits":"0.000",'
+        '"balance":"0.000","available":"0.000"}]}',
+    ),
+    AccountClosed: (
+        close("idle"),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"AccountClosed",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"name":"idle"},"balances":[{"account":"idle","currency":"JPY",'
+        '"posted_debits":"0","posted_credits":"0","pending_debits":"0","pending_credits":"0","balance":"0",'
+        '"available":"0"}]}',
+    ),
+    TransactionHeld: (
+        hold(("bank", "bert", "2.5"), reference="auth-1", expires_at=NOON + timedelta(days=7)),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"TransactionHeld",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"transaction":"01900000-0000-7000-8000-000000000009",'
+        '"postings":[{"debit":"bank","credit":"bert","amount":"2.50","currency":"USD"}],"reference":"auth-1",'
+        '"description":null,"metadata":{},"effective_at":"2026-11-22T12:00:09.000000Z",'
+        '"expires_at":"2026-11-29T12:00:00.000000Z"},"balances":[{"account":"bank","currency":"USD",'
+        '"posted_debits":"0.00","posted_credits":"0.00","pending_debits":"2.50","pending_credits":"0.00",'
+        '"balance":"0.00","available":"0.00"},{"account":"bert","currency":"USD","posted_debits":"0.00",'
+        '"posted_credits":"8.00","pending_debits":"0.00","pending_credits":"47.50","balance":"8.00",'
+        '"available":"8.00"}]}',
+    ),
+    TransactionMetadataChanged: (
+        describe(job(2), order="17"),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"TransactionMetadataChanged",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"transaction":"01900000-0000-7000-8000-000000000002",'
+        '"metadata":{"order":"17"}},"balances":[]}',
+    ),
+    TransactionCaptured: (
+        capture(job(2), "30", "0", final=False, effective_at=NOON),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"TransactionCaptured",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"transaction":"01900000-0000-7000-8000-000000000002",'
+        '"capture":"01900000-0000-7000-8000-000000000009","status":"pending","postings":[{"debit":"carla",'
+        '"credit":"bert","amount":"30.00","released":"0.00","held":"10.00","currency":"USD"},{"debit":"carla",'
+        '"credit":"till","amount":"0.00","released":"0.00","held":"5.00","currency":"USD"}],'
+        '"effective_at":"2026-11-22T12:00:00.000000Z"},"balances":[{"account":"carla","currency":"USD",'
+        '"posted_debits":"32.00","posted_credits":"101.00","pending_debits":"20.00","pending_credits":"0.00",'
+        '"balance":"69.00","available":"49.00"},{"account":"bert","currency":"USD","posted_debits":"0.00",'
+        '"posted_credits":"38.00","pending_debits":"0.00","pending_credits":"15.00","balance":"38.00",'
+        '"available":"38.00"}]}',
+    ),
+    TransactionVoided: (
+        void(job(2)),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"TransactionVoided",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"transaction":"01900000-0000-7000-8000-000000000002",'
+        '"status":"voided","postings":[{"debit":"carla","credit":"bert","amount":"0.00","released":"40.00",'
+        '"held":"0.00","currency":"USD"},{"debit":"carla","credit":"till","amount":"0.00","released":"5.00",'
+        '"held":"0.00","currency":"USD"}]},"balances":[{"account":"carla","currency":"USD","posted_debits":"2.00",'
+        '"posted_credits":"101.00","pending_debits":"5.00","pending_credits":"0.00","balance":"99.00",'
+        '"available":"94.00"},{"account":"bert","currency":"USD","posted_debits":"0.00","posted_credits":"8.00",'
+        '"pending_debits":"0.00","pending_credits":"5.00","balance":"8.00","available":"8.00"},{"account":"till",'
+        '"currency":"USD","posted_debits":"107.00","posted_credits":"0.00","pending_debits":"0.00",'
+        '"pending_credits":"0.00","balance":"107.00","available":"107.00"}]}',
+    ),
+    TransactionExpired: (
+        expire(job(3)),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"TransactionExpired",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"transaction":"01900000-0000-7000-8000-000000000003",'
+        '"status":"captured","postings":[{"debit":"carla","credit":"bert","amount":"0.00","released":"5.00",'
+        '"held":"0.00","currency":"USD"}]},"balances":[{"account":"carla","currency":"USD","posted_debits":"2.00",'
+        '"posted_credits":"101.00","pending_debits":"45.00","pending_credits":"0.00","balance":"99.00",'
+        '"available":"54.00"},{"account":"bert","currency":"USD","posted_debits":"0.00","posted_credits":"8.00",'
+        '"pending_debits":"0.00","pending_credits":"40.00","balance":"8.00","available":"8.00"}]}',
+    ),
+    TransactionReversed: (
+        replace(reverse(job(4), reference="refund-1"), metadata={"why": "returned"}),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"TransactionReversed",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"transaction":"01900000-0000-7000-8000-000000000009",'
+        '"reverses":"01900000-0000-7000-8000-000000000004","postings":[{"debit":"bert","credit":"till",'
+        '"amount":"6.00","currency":"USD"},{"debit":"carla","credit":"till","amount":"1.00","currency":"USD"}],'
+        '"reference":"refund-1","description":null,"metadata":{"why":"returned"},'
+        '"effective_at":"2026-11-22T12:00:09.000000Z"},"balances":[{"account":"bert","currency":"USD",'
+        '"posted_debits":"6.00","posted_credits":"8.00","pending_debits":"0.00","pending_credits":"45.00",'
+        '"balance":"2.00","available":"2.00"},{"account":"till","currency":"USD","posted_debits":"107.00",'
+        '"posted_credits":"7.00","pending_debits":"0.00","pending_credits":"5.00","balance":"100.00",'
+        '"available":"95.00"},{"account":"carla","currency":"USD","posted_debits":"3.00","posted_credits":"101.00",'
+        '"pending_debits":"50.00","pending_credits":"0.00","balance":"98.00","available":"48.00"}]}',
+    ),
+    PeriodClosed: (
+        close_period(datetime(2026, 11, 1, tzinfo=UTC)),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"PeriodClosed",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"before":"2026-11-01T00:00:00.000000Z"},"balances":[]}',
+    ),
 }
+
+HAPPENED: dict[int, Command] = {
+    1: post(("till", "carla", "100")),
+    2: hold(("carla", "bert", "40"), ("carla", "till", "5")),
+    3: hold(("carla", "bert", "7"), expires_at=NOON + timedelta(seconds=9)),
+    4: post(("till", "bert", "6"), ("till", "carla", "1")),
+    5: capture(job(3), "2", final=False),
+}
+"""What the books hold when the pinned commands come, by number."""
 
 
 def some_books() -> Books:
     books = Books(create(), open_account("bank"), open_account("alice", kind="liability", least="0"))
     books.run(open_account("bob", kind="liability"), grant(KIM, "reader"))
+    books.run(
+        open_account("till"), open_account("bert", kind="liability"), open_account("carla", kind="liability", least="0")
+    )
+    books.run(open_account("idle", "JPY"), open_account("ice", "KWD"), freeze("ice"))
+    for number, command in HAPPENED.items():
+        assert books.decide([record(command, number)]).outcomes[0].refusal is None
     books.head = Head("ledger:acme", 3, 7, GENESIS)
     return books
 
 
+def ninth(command: Command) -> Recorded:
+    return record(command, 9, SERVICE if isinstance(command, ExpireTransaction) else ADA)
+
+
 @pytest.mark.parametrize(("command", "line"), GOLDEN.values(), ids=[event.__name__ for event in GOLDEN])
 def test_the_bytes_of_an_event_never_change(command: Command, line: str) -> None:
-    decision = some_books().decide([record(command, 9)], NOON.replace(microsecond=7))
+    decision = some_books().decide([ninth(command)], NOON.replace(microsecond=7))
     assert decision.links[0].event.decode() == line
     assert decision.links[0].hash == sha256(GENESIS + line.encode()).digest()
     assert decision.head == Head("ledger:acme", 3, 8, decision.links[0].hash)
@@ -129,7 +283,7 @@ def test_every_event_is_pinned_and_reads_back(event: type[Event]) -> None:
     raw = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     assert raw.keys() == {field.name for field in msgspec.structs.fields(Entry)}
     data = msgspec.json.decode(raw["data"], type=event)
-    assert data == some_books().decide([record(command, 9)]).links[0].entry.data
+    assert data == some_books().decide([ninth(command)]).links[0].entry.data
 
 
 def test_a_transaction_is_dated_when_it_was_accepted_if_it_does_not_say() -> None:
