@@ -56,7 +56,7 @@ ACCOUNT: Final = "/v1/ledgers/{ledger:str}/accounts/{account:str}"
     body=OpenAccount,
     command=True,
     answers={201: AccountView, 202: JobView},
-    refusals=("account_exists", "currency_unknown", "amount_scale", "amount_overflow"),
+    refusals=("batch_rejected", "account_exists", "currency_unknown", "amount_scale", "amount_overflow"),
 )
 async def open_account(request: AnyRequest, ledger: FromPath[str]) -> Response[bytes]:
     return await accept_for(request, OPEN_ACCOUNT, ledger)
@@ -81,7 +81,7 @@ async def update_account(request: AnyRequest, ledger: FromPath[str], account: Fr
     body=body_of(FreezeAccount, "account"),
     command=True,
     answers={200: AccountView, 202: JobView},
-    refusals=("account_closed", "account_status"),
+    refusals=("batch_rejected", "account_closed", "account_status"),
 )
 async def freeze_account(request: AnyRequest, ledger: FromPath[str], account: FromPath[str]) -> Response[bytes]:
     """No posting, hold or reversal. What is held already may still be captured, voided or expire."""
@@ -95,7 +95,7 @@ async def freeze_account(request: AnyRequest, ledger: FromPath[str], account: Fr
     body=body_of(UnfreezeAccount, "account"),
     command=True,
     answers={200: AccountView, 202: JobView},
-    refusals=("account_closed", "account_status"),
+    refusals=("batch_rejected", "account_closed", "account_status"),
 )
 async def unfreeze_account(request: AnyRequest, ledger: FromPath[str], account: FromPath[str]) -> Response[bytes]:
     return await _accept(request, UNFREEZE_ACCOUNT, ledger, account)
@@ -108,7 +108,7 @@ async def unfreeze_account(request: AnyRequest, ledger: FromPath[str], account: 
     body=body_of(CloseAccount, "account"),
     command=True,
     answers={200: AccountView, 202: JobView},
-    refusals=("account_status", "account_not_empty"),
+    refusals=("batch_rejected", "account_status", "account_not_empty"),
 )
 async def close_account(request: AnyRequest, ledger: FromPath[str], account: FromPath[str]) -> Response[bytes]:
     """Its balance and all that is held must be zero. Its name is never given out again."""

@@ -66,7 +66,7 @@ async def batch_view(log: CommandLog, batch: Batch, show: Show | None = None) ->
     return BatchView(
         id=batch.id,
         ledger=batch.actor.partition(":")[2],
-        atomic=False,
+        atomic=batch.atomic,
         total=len(batch.jobs),
         done=done,
         accepted_at=format_time(batch.accepted_at),

@@ -94,6 +94,7 @@ def job_problem(job: Job) -> Problem | None:
         correlation_id=job.correlation_id,
         job=str(job.id),
         faults=refusal.faults,
+        caused_by=refusal.caused_by,
     )
 
 
@@ -147,7 +148,7 @@ async def as_shown(services: Services, principal: Principal, jobs: Sequence[Job]
 def _reticent(job: Job) -> Job:
     problem = job.problem
     if problem is not None and job.status == "rejected":
-        problem = Refusal(problem.code, WITHHELD)
+        problem = Refusal(problem.code, WITHHELD, caused_by=problem.caused_by)
     return msgspec.structs.replace(job, resource=None, problem=problem)
 
 

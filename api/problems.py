@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from uuid import UUID
 
 import asyncpg
 import msgspec
 import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from api.edge import edge_of
 from domain.errors import CATALOGUE, DomainError, Fault, InfrastructureError, ValidationError
@@ -59,7 +60,10 @@ Reference = Annotated[str, Meta(extra_json_schema={"format": "uri-reference"})]
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """The body of every answer that is an error. `errors` and `job` are null when there is nothing to say."""
+    """The body of every answer that is an error. `errors` and `job` are null when there is nothing to say.
+
+    `caused_by`, the job that was refused, comes with `batch_rejected` alone.
+    """
 
     type: Reference
     title: str
@@ -70,6 +74,7 @@ class Problem(msgspec.Struct, frozen=True):
     correlation_id: str | None
     job: str | None
     errors: tuple[Fault, ...] | None
+    caused_by: UUID | UnsetType = UNSET
 
 
 def status_of(code: str) -> int:
@@ -85,11 +90,23 @@ def problem(
     correlation_id: str | None,
     job: str | None = None,
     faults: Iterable[Fault] = (),
+    caused_by: UUID | None = None,
 ) -> Problem:
     """The problem of a code, for an answer or to stand inside one (a job's `problem`, a batch's refusals)."""
     kind = CATALOGUE[code]
     errors = tuple(faults) or None
-    return Problem(f"/problems/{code}", kind.title, kind.status, detail, instance, code, correlation_id, job, errors)
+    return Problem(
+        f"/problems/{code}",
+        kind.title,
+        kind.status,
+        detail,
+        instance,
+        code,
+        correlation_id,
+        job,
+        errors,
+        UNSET if caused_by is None else caused_by,
+    )
 
 
 def problem_bytes(

@@ -115,7 +115,7 @@ REVERSE_TRANSACTION: Final = Form(ReverseTransaction, f"{_ONE}/reverse", _made_a
 TRANSACTION: Final = "/v1/ledgers/{ledger:str}/transactions/{transaction:str}"
 
 _MOVING: Final = (
-    *("amount_overflow", "period_closed", "account_closed", "account_frozen"),
+    *("batch_rejected", "amount_overflow", "period_closed", "account_closed", "account_frozen"),
     *("insufficient_funds", "max_balance_exceeded"),
 )
 """What can refuse money that begins to move."""
@@ -158,7 +158,7 @@ async def update_transaction(request: AnyRequest, ledger: FromPath[str], transac
     answers={200: TransactionView, 202: JobView},
     refusals=(
         *("amount_scale", "transaction_not_pending", "transaction_expired", "capture_exceeds_hold"),
-        *("period_closed", "amount_overflow"),
+        *("batch_rejected", "period_closed", "amount_overflow"),
     ),
 )
 async def capture_transaction(
@@ -175,7 +175,7 @@ async def capture_transaction(
     body=body_of(VoidTransaction, "transaction"),
     command=True,
     answers={200: TransactionView, 202: JobView},
-    refusals=("transaction_not_pending", "transaction_expired"),
+    refusals=("batch_rejected", "transaction_not_pending", "transaction_expired"),
 )
 async def void_transaction(request: AnyRequest, ledger: FromPath[str], transaction: FromPath[str]) -> Response[bytes]:
     return await _accept(request, VOID_TRANSACTION, ledger, transaction)

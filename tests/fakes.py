@@ -26,6 +26,7 @@ from infrastructure.command_log import (
     Job,
     KeyBounds,
     Receipt,
+    StaleNames,
     Submission,
     Tally,
     reused,
@@ -53,6 +54,8 @@ class FakeCommandLog:
             held = self.keys.get(scope) or taken.get(scope)
             if held is None:
                 taken[scope] = Held(key.request_hash, key.target)
+            elif key.target in submission.named:
+                return StaleNames()
             elif held.request_hash == key.request_hash:
                 older[key.target] = held.command
             else:
@@ -86,7 +89,7 @@ class FakeCommandLog:
         self.keys.update(taken)
         jobs = tuple(older.get(draft.id, draft.id) for draft in submission.drafts)
         if submission.batch is not None:
-            batch = Batch(submission.batch, submission.actor, jobs, now, submission.principal)
+            batch = Batch(submission.batch, submission.actor, jobs, now, submission.principal, submission.atomic)
             self.batches[batch.id] = (batch, submission.principal)
         return Receipt(jobs, now if fresh else None)
 

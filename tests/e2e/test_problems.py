@@ -25,6 +25,7 @@ ELSEWHERE = {
     "mailbox_full": "test_crashes.py",
     "unavailable": "test_crashes.py",
     "internal_error": "tests/edge/test_pipeline.py: from outside there is no known way to it",
+    "batch_rejected": "tests/integration/test_bulk.py: it takes a batch",
     "command_cancelled": "no route cancels yet",
     "username_taken": "below: it takes an administrator",
 }

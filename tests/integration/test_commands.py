@@ -288,7 +288,6 @@ WRONG: list[tuple[str, Json, list[str]]] = [
     ("accounts", {"name": "a:..", "currency": "usd", "type": "asset"}, ["#/name", "#/currency"]),
     ("currencies", {"code": "POINTS", "scale": 19}, ["#/scale"]),
     ("commands", {"commands": []}, ["#/commands"]),
-    ("commands", {"commands": [GOOD], "atomic": True}, ["#/atomic"]),
     ("commands", {"commands": [GOOD, {"kind": "close_account", "account": "a"}]}, ["#/commands/1/kind"]),
     ("commands", {"commands": [GOOD, {**GOOD, **posting("0")}]}, ["#/commands/1/postings/0/amount"]),
     ("commands", {"commands": [{**GOOD, "effective_at": FUTURE}]}, ["#/commands/0/effective_at"]),
