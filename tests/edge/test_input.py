@@ -465,7 +465,8 @@ REFUSED: Final = [
         refused_query(f"{each} of accounts", f"#/{each.partition('=')[0]}", f"{ACCOUNTS}?{each}")
         for each in (
             *("limit=0", "limit=1001", "limit=1&limit=2", "min_version=-1", "min_version=9" + "9" * 30, "x=1"),
-            *("currency=usd", "prefix=%00", "prefix=" + "a" * 520, "LIMIT=5", "effective_at=2026-01-01T00:00:00Z"),
+            *("currency=usd", "prefix=%00", "prefix=" + "a" * 520, "LIMIT=5", "effective_at=2026-01-01T00:00:00"),
+            *("recorded_at=now", "recorded_at=", "seq=-1", "seq=x", "seq=9" + "9" * 30, "seq=1&seq=1"),
         )
     ),
     *(
