@@ -35,7 +35,7 @@ def in_utc(moment: datetime) -> datetime:
 def format_time(moment: datetime) -> str:
     """Writes an aware datetime, e.g. `2026-11-22T09:30:00.000000Z`."""
     if moment.tzinfo is not UTC:
-        moment = moment.astimezone(UTC)
+        moment = in_utc(moment)
     # a tenth of isoformat's time; it leaves out the decimals of a full second
     written = _encode(moment)[1:-2].decode()
     return (written if moment.microsecond else written + ".000000") + "Z"
