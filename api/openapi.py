@@ -41,6 +41,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "ledgers": "Sets of books.",
     "grants": "Who may use a ledger, and how.",
     "periods": "Books that are closed.",
+    "schedules": "Commands that are repeated.",
     "currencies": "Currencies of a ledger's own; those of ISO 4217 are known.",
     "accounts": "What money is in.",
     "transactions": "What moves money.",

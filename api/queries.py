@@ -29,7 +29,7 @@ from domain.clock import format_time
 from domain.errors import DomainError, NotFoundError
 from domain.ledger.commands import Posting, PostTransaction
 from domain.messages import Query
-from infrastructure import projections
+from infrastructure import projections, schedules
 from infrastructure.cache import Cache, list_key, seq_key
 from infrastructure.command_log import Pending, find_pending
 from infrastructure.postgres import Db
@@ -126,6 +126,10 @@ class GetPeriod(LedgerQuery, frozen=True, kw_only=True):
     before: datetime
 
 
+class GetSchedule(LedgerQuery, frozen=True, kw_only=True):
+    schedule: UUID
+
+
 class GetTrialBalance(LedgerQuery, frozen=True, kw_only=True):
     at: AsOf = NOW
 
@@ -135,6 +139,10 @@ class ListGrants(ListQuery, frozen=True, kw_only=True):
 
 
 class ListPeriods(ListQuery, frozen=True, kw_only=True):
+    pass
+
+
+class ListSchedules(ListQuery, frozen=True, kw_only=True):
     pass
 
 
@@ -268,12 +276,14 @@ class Queries:
             GetAccount: self.get_account,
             GetTransaction: self.get_transaction,
             GetPeriod: self.get_period,
+            GetSchedule: self.get_schedule,
             GetTrialBalance: self.get_trial_balance,
             GetBalances: self.get_balances,
             GetStatement: self.get_statement,
             ListLedgers: self.list_ledgers,
             ListGrants: self.list_grants,
             ListPeriods: self.list_periods,
+            ListSchedules: self.list_schedules,
             ListCurrencies: self.list_currencies,
             ListAccounts: self.list_accounts,
             ListTransactions: self.list_transactions,
@@ -332,6 +342,13 @@ class Queries:
 
         return await self._list(query, read)
 
+    async def get_schedule(self, query: GetSchedule) -> Answer:
+        async def read(db: Db) -> _Read | None:
+            found = await schedules.find_schedule(db, query.ledger, query.schedule)
+            return None if found is None else _Read(found.epoch, found.seq, _encode(found.value))
+
+        return await self._moving(query, read)
+
     async def get_currency(self, query: GetCurrency) -> Answer:
         """The item that the list of currencies has for a code."""
 
@@ -363,6 +380,13 @@ class Queries:
             return _page(query, await projections.list_periods(db, query.ledger, before, query.limit))
 
         return await self._list(query, read)
+
+    async def list_schedules(self, query: ListSchedules) -> Answer:
+        async def read(db: Db) -> _Read | None:
+            (before,) = _last(query, (NEWEST,))
+            return _page(query, await schedules.list_schedules(db, query.ledger, before, query.limit))
+
+        return await self._moving(query, read)
 
     async def list_currencies(self, query: ListCurrencies) -> Answer:
         async def read(db: Db) -> _Read | None:
@@ -486,6 +510,11 @@ class Queries:
         if found is None:
             raise NotFoundError
         return Answer(found.body, found.at.encode())
+
+    async def _moving(self, query: LedgerQuery, read: Callable[[Db], Awaitable[_Read | None]]) -> Answer:
+        """What changes without an event of the ledger: never kept, and its version would say nothing."""
+        found = await self._list(query, read)
+        return Answer(found.body, None)
 
     async def _kept(self, query: LedgerQuery, read: Callable[[Db], Awaitable[_Read | None]]) -> _Read | None:
         """Reads a list for everybody who waits for it, and keeps it in Redis under the seq of its snapshot."""

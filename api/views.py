@@ -32,6 +32,7 @@ from api.queries import (
     GetAccount,
     GetBalances,
     GetLedger,
+    GetSchedule,
     GetStatement,
     GetTransaction,
     GetTrialBalance,
@@ -41,6 +42,7 @@ from api.queries import (
     ListGrants,
     ListLedgers,
     ListPeriods,
+    ListSchedules,
     ListTransactions,
     ReadJournal,
     RefusedTransaction,
@@ -67,6 +69,7 @@ from infrastructure.read_models import (
     TransactionView,
     TrialBalanceView,
 )
+from infrastructure.schedules import ScheduleView
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Receive, Scope, Send
@@ -357,6 +360,24 @@ async def list_periods(request: AnyRequest, ledger: FromPath[str]) -> Reply:
 
 
 @get(
+    f"{LEDGER}/schedules",
+    responses=_spec(ListView[ScheduleView]),
+    summary="Its schedules, newest first",
+    query=_LIST,
+)
+async def list_schedules(request: AnyRequest, ledger: FromPath[str]) -> Reply:
+    """They go on without a new version of the ledger, so there is no ETag."""
+    return await _ask(request, ListSchedules(**await _page(request, ledger, cursor=(int,))))
+
+
+@get(f"{LEDGER}/schedules/{{schedule:str}}", responses=_spec(ScheduleView), summary="One schedule", query=_ONE)
+async def get_schedule(request: AnyRequest, ledger: FromPath[str], schedule: FromPath[str]) -> Reply:
+    """It goes on without a new version, so there is no ETag."""
+    found = await _thing(request, ledger)
+    return await _ask(request, GetSchedule(schedule=id_of(schedule), **found))
+
+
+@get(
     f"{LEDGER}/currencies",
     responses=_spec(ListView[CurrencyView]),
     summary="Its currencies, by code",
@@ -493,6 +514,8 @@ ROUTES: Final[list[Any]] = [
     get_ledger,
     list_grants,
     list_periods,
+    list_schedules,
+    get_schedule,
     list_currencies,
     list_accounts,
     get_account,

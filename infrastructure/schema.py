@@ -545,6 +545,48 @@ turns = Table(
     Index("turns_by_time", "actor", "recorded_at", "seq"),
 )
 
+# -- schedules --------------------------------------------------------------------------------------------------------
+
+# What follows from the journal, and how far each has got: `next_at` is the first of its times that nothing was made of
+# yet, the one with this number; null when there is none left.
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("principal", Uuid, nullable=False),
+    Column("command", LargeBinary, nullable=False),
+    Column("every", Text),
+    Column("rrule", Text),
+    Column("starts_at", TIME, nullable=False),
+    Column("missed", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default="active"),
+    Column("created_at", TIME, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("next_at", TIME),
+    Column("number", BigInteger, nullable=False),
+    Column("last_at", TIME),
+    Column("resumed_at", TIME),
+    PrimaryKeyConstraint("ledger", "id"),
+    Index("schedules_newest", "ledger", "seq"),
+    Index("schedules_due", "next_at", postgresql_where=text("status = 'active'")),
+    CheckConstraint("status IN ('active', 'paused', 'cancelled')", name="status"),
+    CheckConstraint("missed IN ('skip', 'once', 'all')", name="missed"),
+    CheckConstraint("(every IS NULL) <> (rrule IS NULL)", name="series"),
+)
+
+# The times that made a command: none makes two.
+schedule_fires = Table(
+    "schedule_fires",
+    metadata,
+    Column("ledger", Text, nullable=False),
+    Column("schedule", Uuid, nullable=False),
+    Column("fire_at", TIME, nullable=False),
+    Column("command", Uuid, nullable=False),
+    PrimaryKeyConstraint("ledger", "schedule", "fire_at"),
+)
+
 # -- exports ----------------------------------------------------------------------------------------------------------
 
 exports = Table(

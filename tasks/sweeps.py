@@ -21,6 +21,7 @@ from tasks.doorbell import Doorbell
 from tasks.runtime import Runtime, runtime
 from workers.due import Due
 from workers.expiry import Expiry
+from workers.firing import Firing
 from workers.snapshots import Snapshots
 from workers.sweep import Sweep
 
@@ -55,9 +56,14 @@ def seal() -> None:
 
 @app.task(name="tasks.sweeps.join_due")  # type: ignore[untyped-decorator]
 def join_due() -> None:
-    """Lets commands into the mailbox whose time has come."""
+    """Lets commands into the mailbox whose time has come, and fires schedules."""
     process = runtime()
-    process.run(Due(process.pool, process.doorbell.ring).run())
+    process.run(_join_due(process))
+
+
+async def _join_due(process: Runtime) -> None:
+    await Due(process.pool, process.doorbell.ring).run()
+    await _firing_of(process.settings, process.pool, process.doorbell).run()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
@@ -74,7 +80,8 @@ async def _sweep_forever(settings: Settings) -> None:
                 sweep, expiry = _sweep_of(settings, pool, broker, doorbell), Expiry(pool, doorbell.ring)
                 async with asyncio.TaskGroup() as together:
                     together.create_task(_again(settings.sweep_ms / 1000, sweep.run, expiry.run))
-                    together.create_task(_again(DUE_S, Due(pool, doorbell.ring).run))
+                    firing = _firing_of(settings, pool, doorbell)
+                    together.create_task(_again(DUE_S, Due(pool, doorbell.ring).run, firing.run))
         except Exception as error:
             # whatever it is, this thread goes on: it is what makes a lost doorbell harmless
             log.warning("sweep_failed", error=repr(error))
@@ -98,6 +105,10 @@ def _sweep_of(
     settings: Settings, pool: asyncpg.Pool[asyncpg.Record], broker: Redis | None, doorbell: Doorbell
 ) -> Sweep:
     return Sweep(pool, broker, settings, QUEUE_OF_ACTOR, doorbell.ring, doorbell.ring_delivery, doorbell.ring_export)
+
+
+def _firing_of(settings: Settings, pool: asyncpg.Pool[asyncpg.Record], doorbell: Doorbell) -> Firing:
+    return Firing(pool, doorbell.ring, settings.mailbox_limit)
 
 
 @asynccontextmanager

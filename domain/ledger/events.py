@@ -6,6 +6,7 @@ from uuid import UUID
 
 import msgspec
 
+from domain.ledger.templates import Template
 from domain.messages import Event
 
 
@@ -160,3 +161,33 @@ class PeriodClosed(Event, frozen=True):
     """Nothing takes effect before `before` any more."""
 
     before: str
+
+
+class ScheduleCreated(Event, frozen=True):
+    """`command` is what it repeats, on behalf of `principal`.
+
+    Its times begin at `starts_at`; those up to `created_at` had passed already.
+    """
+
+    schedule: UUID
+    principal: UUID
+    command: Template
+    every: str | None
+    rrule: str | None
+    starts_at: str
+    missed: str
+    created_at: str
+
+
+class SchedulePaused(Event, frozen=True):
+    schedule: UUID
+
+
+class ScheduleResumed(Event, frozen=True):
+    """Times of the pause are passed over."""
+
+    schedule: UUID
+
+
+class ScheduleCancelled(Event, frozen=True):
+    schedule: UUID

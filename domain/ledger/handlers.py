@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from domain.clock import format_time
 from domain.decision import Stamp
-from domain.ledger import accounts, holds, transactions
+from domain.ledger import accounts, holds, schedules, transactions
 from domain.ledger import specifications as rules
 from domain.ledger.admission import admit, merged
 from domain.ledger.commands import (
@@ -49,6 +49,10 @@ from domain.ledger.events import (
     LedgerCreated,
     MetadataChanged,
     PeriodClosed,
+    ScheduleCancelled,
+    ScheduleCreated,
+    SchedulePaused,
+    ScheduleResumed,
     TransactionCaptured,
     TransactionExpired,
     TransactionHeld,
@@ -58,6 +62,7 @@ from domain.ledger.events import (
     TransactionVoided,
 )
 from domain.ledger.model import Grant, Ledger, Profile, Touches
+from domain.ledger.schedules import CancelSchedule, CreateSchedule, PauseSchedule, ResumeSchedule
 from domain.messages import Command, Event, Recorded
 
 # -- handlers: command → events, or a DomainError ---------------------------------------------------------------------
@@ -165,6 +170,10 @@ def touches(command: Command, into: Touches) -> None:
         into.currencies.add(command.code)
     elif isinstance(command, (GrantAccess, RevokeAccess)):
         into.users.add(command.user)
+    elif isinstance(command, _OF_SCHEDULES):
+        into.schedules.add(command.schedule)
+    elif isinstance(command, CreateSchedule) and command.id is not None:
+        into.schedules.add(command.id)
 
 
 def _touches_of_posting(command: PostTransaction, into: Touches) -> None:
@@ -193,6 +202,7 @@ _OF_TRANSACTIONS: Final = (
     ReverseTransaction,
     UpdateTransaction,
 )
+_OF_SCHEDULES: Final = (PauseSchedule, ResumeSchedule, CancelSchedule)
 _OF_ACCOUNTS: Final = (UpdateAccount, FreezeAccount, UnfreezeAccount, CloseAccount)
 
 KINDS: Final[Mapping[str, type[Command]]] = {
@@ -213,6 +223,10 @@ KINDS: Final[Mapping[str, type[Command]]] = {
     "expire_transaction": ExpireTransaction,
     "reverse_transaction": ReverseTransaction,
     "close_period": ClosePeriod,
+    "create_schedule": CreateSchedule,
+    "pause_schedule": PauseSchedule,
+    "resume_schedule": ResumeSchedule,
+    "cancel_schedule": CancelSchedule,
 }
 HANDLERS: Final[Mapping[type[Command], Callable[..., list[Event]]]] = {
     CreateLedger: create_ledger,
@@ -232,6 +246,10 @@ HANDLERS: Final[Mapping[type[Command], Callable[..., list[Event]]]] = {
     ExpireTransaction: holds.expire_transaction,
     ReverseTransaction: transactions.reverse_transaction,
     ClosePeriod: close_period,
+    CreateSchedule: schedules.create_schedule,
+    PauseSchedule: schedules.pause_schedule,
+    ResumeSchedule: schedules.resume_schedule,
+    CancelSchedule: schedules.cancel_schedule,
 }
 APPLIERS: Final[Mapping[type[Event], Callable[..., list[str]]]] = {
     LedgerCreated: ledger_created,
@@ -252,4 +270,8 @@ APPLIERS: Final[Mapping[type[Event], Callable[..., list[str]]]] = {
     TransactionExpired: holds.transaction_expired,
     TransactionReversed: transactions.transaction_reversed,
     PeriodClosed: period_closed,
+    ScheduleCreated: schedules.schedule_created,
+    SchedulePaused: schedules.schedule_paused,
+    ScheduleResumed: schedules.schedule_resumed,
+    ScheduleCancelled: schedules.schedule_cancelled,
 }

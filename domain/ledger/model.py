@@ -109,6 +109,7 @@ class Touches(msgspec.Struct):
     users: set[UUID]
     transactions: set[UUID]
     """Those that commands change or reverse. With each, the accounts of its postings are needed too."""
+    schedules: set[UUID] = msgspec.field(default_factory=set)
 
     @classmethod
     def none(cls) -> Touches:
@@ -213,6 +214,7 @@ class Ledger(msgspec.Struct):
     - `waiting` are those of them which a command is still to make that is scheduled, or waits in the mailbox: its
       position there, None while it is scheduled. Those of the turn itself do no harm.
     - `closed_before` is the end of the last closed period.
+    - `schedules` are those that the commands name, as far as they exist, by their status.
 
     To save, beside what the events themselves say:
     - `opened` and `changed` accounts: sums (pending ones too), status, metadata and version may be new;
@@ -235,6 +237,7 @@ class Ledger(msgspec.Struct):
     transactions: dict[UUID, Transaction] = msgspec.field(default_factory=dict)
     waiting: dict[UUID, int | None] = msgspec.field(default_factory=dict)
     closed_before: datetime | None = None
+    schedules: dict[UUID, str] = msgspec.field(default_factory=dict)
     altered: set[UUID] = msgspec.field(default_factory=set)
     pending_sums: list[PendingSums] = msgspec.field(default_factory=list)
     accounts_before: list[AccountBefore] = msgspec.field(default_factory=list)

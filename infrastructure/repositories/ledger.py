@@ -16,6 +16,7 @@ from domain.ledger.events import AccountOpened, LedgerCreated, PeriodClosed
 from domain.ledger.handlers import touches
 from domain.ledger.model import Account, Ledger, Member, Profile, Touches
 from domain.messages import Recorded
+from infrastructure import schedules
 from infrastructure.currencies import ISO_SCALES
 from infrastructure.postgres import Db
 from infrastructure.repositories import transactions
@@ -131,6 +132,7 @@ async def load(db: Db, ledger_id: str, commands: Iterable[Recorded], *, locks: b
         transactions=named,
         waiting=await transactions.waiting(db, ledger_id, needed.transactions),
         closed_before=None if row is None else row["closed_before"],
+        schedules=await schedules.statuses(db, ledger_id, needed.schedules),
     )
 
 
@@ -145,6 +147,8 @@ async def save(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> 
     await _save_changes(db, ledger)
     await _save_periods(db, ledger.id, links, now)
     await transactions.save(db, ledger, links, now)
+    if ledger.schedules:
+        await schedules.save(db, ledger.id, links, now)
 
 
 def views(ledger: Ledger) -> list[str]:

@@ -199,6 +199,41 @@ STATEMENTS: Final = (
     """,
     "CREATE INDEX commands_due ON commands (execute_at, id) WHERE status = 'scheduled'",
     "CREATE INDEX commands_scheduled ON commands (actor) WHERE status = 'scheduled'",
+    """
+    CREATE TABLE schedules (
+        ledger TEXT NOT NULL,
+        id UUID NOT NULL,
+        seq BIGINT NOT NULL,
+        principal UUID NOT NULL,
+        command BYTEA NOT NULL,
+        every TEXT,
+        rrule TEXT,
+        starts_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        missed TEXT NOT NULL,
+        status TEXT DEFAULT 'active' NOT NULL,
+        created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        version BIGINT NOT NULL,
+        next_at TIMESTAMP WITH TIME ZONE,
+        number BIGINT NOT NULL,
+        last_at TIMESTAMP WITH TIME ZONE,
+        resumed_at TIMESTAMP WITH TIME ZONE,
+        CONSTRAINT schedules_pkey PRIMARY KEY (ledger, id),
+        CONSTRAINT schedules_status_check CHECK (status IN ('active', 'paused', 'cancelled')),
+        CONSTRAINT schedules_missed_check CHECK (missed IN ('skip', 'once', 'all')),
+        CONSTRAINT schedules_series_check CHECK ((every IS NULL) <> (rrule IS NULL))
+    )
+    """,
+    "CREATE INDEX schedules_newest ON schedules (ledger, seq)",
+    "CREATE INDEX schedules_due ON schedules (next_at) WHERE status = 'active'",
+    """
+    CREATE TABLE schedule_fires (
+        ledger TEXT NOT NULL,
+        schedule UUID NOT NULL,
+        fire_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        command UUID NOT NULL,
+        CONSTRAINT schedule_fires_pkey PRIMARY KEY (ledger, schedule, fire_at)
+    )
+    """,
 )
 
 
