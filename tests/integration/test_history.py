@@ -501,3 +501,17 @@ async def test_a_sweep_seals_what_there_is_and_no_more(desk: Desk) -> None:
     await sweep.run()
     after = [await desk.db.fetch(rows.format(table), desk.ledger) for table in ("sealed_runs", "sealed_chunks")]
     assert after == before
+
+
+@at_a_desk
+async def test_a_look_ends_where_it_has_seen_enough(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    await desk.accept(*[post(("bank", "till", "1.00")) for _ in range(8)])
+    await desk.take()
+    head = len(await desk.journal())
+    for most, after, expected in ((3, 0, 6), (3, 6, 9), (3, 9, head), (50, 0, head)):
+        monkeypatch.setattr(snapshots, "MOST_SEEN", most)
+        found = snapshots.Behind(desk.ledger, after, head)
+        assert await snapshots.look(desk.db, found, share=1) == (expected, ["bank", "till"])
+    # nobody is looked at twice in vain
+    assert await snapshots.look(desk.db, snapshots.Behind(desk.ledger, head, head), share=1) == (head, [])
+    assert await snapshots.look(desk.db, snapshots.Behind(desk.ledger, 0, head), share=0) == (head, [])
