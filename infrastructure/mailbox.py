@@ -64,7 +64,11 @@ WHERE actor = $1 AND turn = $2
 
 JOURNAL_COLUMNS: Final = ("actor", "seq", "epoch", "hash", "event")
 
-ADVANCE: Final = "UPDATE actors SET seq = $2, head = $3, recorded_at = $4 WHERE actor = $1"
+# With the turn that did it: what was known when, and which task to look for.
+ADVANCE: Final = """
+WITH moved AS (UPDATE actors SET seq = $2, head = $3, recorded_at = $4 WHERE actor = $1)
+INSERT INTO turns (actor, seq, recorded_at, turn, task, worker) VALUES ($1, $2, $4, $5, $6, $7)
+"""
 
 # A row that is absent means: caught up, so delivery starts behind what stood before this turn. The names come from the
 # table, not from this process, which may be older than a subscriber; and reading it makes new ones wait for this turn.
@@ -118,6 +122,13 @@ class Mark(msgspec.Struct, frozen=True):
     attempts: int
     suspect_position: int
     running: bool
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a turn is taken: the Celery task's id and its worker's name, None outside of any."""
+
+    task: str | None = None
+    worker: str | None = None
 
 
 class Locked(msgspec.Struct, frozen=True):
@@ -208,10 +219,10 @@ async def append_journal(db: Db, links: Sequence[Link]) -> None:
     await db.copy_records_to_table("journal", records=records, columns=JOURNAL_COLUMNS)
 
 
-async def advance(db: Db, before: Head, decision: Decision, now: datetime) -> None:
-    """Moves the actor's head and tells its subscribers' positions that there is more."""
+async def advance(db: Db, before: Head, decision: Decision, now: datetime, turn: UUID, origin: Origin) -> None:
+    """Moves the actor's head, keeps the turn that did, and tells its subscribers' positions that there is more."""
     head = decision.head
-    await db.execute(ADVANCE, head.actor, head.seq, head.hash, now)
+    await db.execute(ADVANCE, head.actor, head.seq, head.hash, now, turn, origin.task, origin.worker)
     await db.execute(FALL_BEHIND, head.actor, before.seq, head.seq)
 
 

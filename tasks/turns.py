@@ -6,8 +6,9 @@ from functools import lru_cache
 from typing import Final
 
 import structlog
-from celery import Task
+from celery import Task, current_task
 
+from infrastructure.mailbox import Origin
 from tasks.app import app
 from tasks.doorbell import bell_key
 from tasks.runtime import runtime
@@ -31,7 +32,14 @@ def turns() -> Turns:
         process.settings,
         names(process.settings),
         process.doorbell.ring_delivery,
+        _origin,
     )
+
+
+def _origin() -> Origin:
+    """The task that runs."""
+    request = current_task.request
+    return Origin(request.id, request.hostname)
 
 
 @app.task(name="tasks.turns.run", bind=True)  # type: ignore[untyped-decorator]

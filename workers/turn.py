@@ -31,7 +31,7 @@ from domain.decision import Decision, Head, decide
 from domain.messages import Recorded, Refusal
 from infrastructure import mailbox
 from infrastructure.cache import NOTHING, Span
-from infrastructure.mailbox import Locked, Mark
+from infrastructure.mailbox import Locked, Mark, Origin
 from infrastructure.metrics import TURNS, meter
 from infrastructure.postgres import OUTSIDE, Db
 from infrastructure.repositories import identity as identities
@@ -93,6 +93,7 @@ class Turns:
     settings: Settings
     subscribers: Sequence[str]
     ring_delivery: Callable[[str, str], None]
+    origin: Callable[[], Origin] = Origin
 
     async def work(self, actor: str) -> bool:
         """Takes turns until the mailbox is empty. True: time is up and there may be more, so ring again.
@@ -202,7 +203,7 @@ class Turns:
             decision = decide(state, locked.head, commands, now, RULES)
             touched = repository.views(state)
             await both(
-                self._flush(db, locked.head, state, decision, now, max(1, fresh.attempts)),
+                self._flush(db, locked.head, state, decision, now, fresh),
                 self.notices.begin(actor, touched, turn),
             )
         if mark is not None and mark.suspect_position > fresh.suspect_position:
@@ -212,16 +213,16 @@ class Turns:
         span = Span(locked.head.epoch, locked.head.seq, decision.head.seq)
         return Finished(_tally(commands, decision), [recorded.correlation_id for recorded in commands], touched, span)
 
-    async def _flush(self, db: Db, before: Head, state: Any, decision: Decision, now: datetime, attempts: int) -> None:
+    async def _flush(self, db: Db, before: Head, state: Any, decision: Decision, now: datetime, mark: Mark) -> None:
         kind = type_of(before.actor)
         if decision.links:
             await mailbox.append_journal(db, decision.links)
             await REPOSITORIES[kind].save(db, state, decision.links, now)
-            await mailbox.advance(db, before, decision, now)
+            await mailbox.advance(db, before, decision, now, mark.turn, self.origin())
         if (discard := DISCARDS.get(kind)) is not None:
             refused = [outcome.command for outcome in decision.outcomes if outcome.refusal is not None]
             await discard(db, id_of(before.actor), refused)
-        await mailbox.finish(db, decision.outcomes, now, attempts)
+        await mailbox.finish(db, decision.outcomes, now, max(1, mark.attempts))
 
     async def _acquit(self, actor: str, turn: UUID, narrow_by: int) -> None:
         """Takes the mark back as soon as Postgres answers again; if it does not, the turn counts as broken."""
