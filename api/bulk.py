@@ -37,6 +37,7 @@ from api.labels import Labels, find_labels, with_ids
 from api.ledgers import admit
 from api.preferences import is_key
 from api.recording import Recorder, draft_of, encode
+from api.rehearsals import answer_rehearsal
 from api.transactions import CAPTURE_TRANSACTION, POST_TRANSACTION, REVERSE_TRANSACTION, VOID_TRANSACTION
 from api.waiting import all_finished
 from domain.catalog import KIND_OF
@@ -53,7 +54,9 @@ from domain.ledger.commands import (
 )
 from domain.messages import Command
 from domain.text import LINE
+from infrastructure import rehearsal
 from infrastructure.command_log import Asked, Draft, Held, Key, StaleNames, Submission
+from infrastructure.rehearsal import Wanted
 
 LINES: Final = b"application/x-ndjson"
 MOST_COMMANDS: Final = 10_000
@@ -191,6 +194,8 @@ async def submit_commands(request: AnyRequest, ledger: FromPath[str]) -> Respons
     sheet = Sheet.of(document, ledger)
     attempt = try_decode(sheet.with_ids(), Bulk)
     envelope = Envelope.of(request)
+    if envelope.is_rehearsal:
+        return await _rehearse(request, envelope, sheet, attempt)
     for _ in range(TRIES):
         try:
             return await _submit(request, envelope, sheet, attempt)
@@ -231,6 +236,19 @@ async def _submit(request: AnyRequest, envelope: Envelope, sheet: Sheet, attempt
         return await _replay(recorder, envelope, receipt.replay)
     headers = {} if receipt.accepted_at is not None else REPLAYED
     return await _answer(recorder, envelope, Accepted(batch, receipt.jobs), sheet.actor, headers)
+
+
+async def _rehearse(request: AnyRequest, envelope: Envelope, sheet: Sheet, attempt: Attempt[Bulk]) -> Response[bytes]:
+    await admit(request, sheet.ledger, "writer")
+    bulk = _checked(attempt, envelope, sheet, _parameters(request))
+    transactions = {index: sheet.jobs[target] for index, target in sheet.labels.named.items()}
+    wanted = [
+        Wanted(sheet.jobs[index], _command(item, transactions.get(index))) for index, item in enumerate(bulk.commands)
+    ]
+    asked = rehearsal.Request(
+        sheet.actor, envelope.principal, envelope.correlation_id, wanted, atomic=bool(bulk.atomic)
+    )
+    return await answer_rehearsal(request, asked, "#/commands/{}")
 
 
 async def _answer(

@@ -25,11 +25,13 @@ from api.jobs import job_path, job_problem, job_response
 from api.preferences import key_faults, key_of, wait_of
 from api.problems import problem_response
 from api.recording import Address, Recorder, encode, time_of
+from api.rehearsals import PARAMETER, answer_rehearsal, is_rehearsal, rehearsal_faults
 from api.waiting import within
 from domain.catalog import KIND_OF
-from domain.clock import EARLIEST, format_time
+from domain.clock import unkept
 from domain.errors import DomainError, Fault, InfrastructureError
 from domain.messages import Command, Query
+from infrastructure import rehearsal
 from infrastructure.command_log import Asked, Held, Job, Key, Receipt, reused
 from infrastructure.credentials import Beside
 
@@ -114,8 +116,17 @@ class Envelope(msgspec.Struct, frozen=True):
 
     def faults(self, *known: str) -> list[Fault]:
         """What is wrong with the key, and every parameter of the query but the known ones: none is just ignored."""
-        names = dict.fromkeys(name for name, _ in self.query if name not in known)
-        return [*key_faults(self.key), *(Fault(f"#/{name}", "is no parameter of this address") for name in names)]
+        names = dict.fromkeys(name for name, _ in self.query if name not in (*known, PARAMETER))
+        return [
+            *(() if self.is_rehearsal else key_faults(self.key)),
+            *rehearsal_faults(self.query),
+            *(Fault(f"#/{name}", "is no parameter of this address") for name in names),
+        ]
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether nothing is to be written, nor any key taken."""
+        return bool(self.query) and is_rehearsal(self.query)
 
     def usable_key(self) -> str | None:
         return None if key_faults(self.key) else self.key
@@ -133,8 +144,10 @@ async def read_command(request: AnyRequest, kind: type[B]) -> tuple[Document, At
 
 
 async def accept(request: AnyRequest, intent: Intent[C]) -> Response[bytes]:
-    """Accepts one command, or answers what its key stands for."""
+    """Accepts one command, or answers what its key stands for, or only what would become of it."""
     envelope = Envelope.of(request)
+    if envelope.is_rehearsal:
+        return await _rehearse(request, intent, envelope)
     recorder = services_of(request).recorder
     key = _key(request, intent, envelope)
     try:
@@ -159,6 +172,19 @@ async def accept(request: AnyRequest, intent: Intent[C]) -> Response[bytes]:
         beside,
     )
     return await _record(request, intent, envelope, command, address)
+
+
+async def _rehearse(request: AnyRequest, intent: Intent[C], envelope: Envelope) -> Response[bytes]:
+    await intent.admit()
+    command = _checked(intent, envelope)
+    asked = rehearsal.Request(
+        intent.actor,
+        envelope.principal,
+        envelope.correlation_id,
+        (rehearsal.Wanted(intent.job, command),),
+        reserves=intent.name if intent.reserves else None,
+    )
+    return await answer_rehearsal(request, asked)
 
 
 async def _record(
@@ -254,8 +280,8 @@ def _checked(intent: Intent[C], envelope: Envelope) -> C:
 def faults_of(form: Form[C], command: C) -> Iterator[Fault]:
     """What a type can't say to be wrong with a command: of any to a ledger, and of its kind."""
     moment = time_of(command)
-    if moment is not None and moment < EARLIEST:
-        yield Fault("#/execute_at", f"must not be before {format_time(EARLIEST)}")
+    if moment is not None and (said := unkept(moment)):
+        yield Fault("#/execute_at", said)
     yield from form.faults(command)
 
 

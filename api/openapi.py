@@ -19,6 +19,7 @@ from litestar import Litestar, Request, Response, get
 from api.jobs import JobView
 from api.outcomes import HEADERS, answer_headers, codes_of, problem_headers, problem_schema, tells_of_a_job
 from api.problems import Problem
+from api.rehearsals import RehearsalView
 from api.routes import Operation, operations
 from api.samples import sample
 from domain.errors import CATALOGUE
@@ -90,6 +91,11 @@ _QUERY: Final[Mapping[str, tuple[str, Any]]] = {
     "effective_at": ("As it was with what took effect up to this time, which holds never do.", _TIME),
     "recorded_at": ("As it was with what was recorded up to this time.", _TIME),
     "seq": ("As it was with what was recorded up to this `seq`: repeats an answer that names it.", _WHOLE),
+    "validate_only": (
+        "Answers what would become of it, and the accounts it touches as they would be then; nothing is written, and "
+        "`Idempotency-Key` and `Prefer` are ignored.",
+        {"type": "boolean", "default": False},
+    ),
     "atomic": (
         "For `application/x-ndjson` what the member `atomic` is for JSON, with which it is refused.",
         {"type": "boolean", "default": False},
@@ -168,7 +174,7 @@ class _Schemas:
     """JSON Schemas of every type that a route names, by reference."""
 
     def __init__(self, found: Iterable[Operation]) -> None:
-        kinds: list[Any] = [Problem, JobView]
+        kinds: list[Any] = [Problem, JobView, RehearsalView]
         for operation in found:
             kinds += operation.bodies.values()
             # msgspec has no union of types that it could not tell apart
@@ -264,6 +270,8 @@ class _Document:
 
     def _answers(self, operation: Operation) -> dict[str, Json]:
         answers = {status: self._answer(operation, status, kind) for status, kind in operation.answers.items()}
+        if operation.command:
+            answers[200] = self._or_rehearsal(operation, answers.get(200))
         if operation.versioned:
             answers[304] = self._answer(operation, 304, None)
         for status, codes in codes_of(operation).items():
@@ -281,6 +289,16 @@ class _Document:
             if operation.media == "application/x-ndjson":
                 described["description"] = "One line each: the schema is a line's."
         return described
+
+    def _or_rehearsal(self, operation: Operation, answer: Json | None) -> Json:
+        """What a command answers with 200, with what it answers when it is only rehearsed."""
+        told = self._answer(operation, 200, RehearsalView)
+        told["description"] = "With `validate_only=true`: what would become of it."
+        if answer is not None:
+            schemas = [each["content"]["application/json"]["schema"] for each in (answer, told)]
+            told["content"]["application/json"]["schema"] = {"anyOf": schemas}
+            told["description"] = f"{answer['description']} {told['description']}"
+        return told
 
     def _problem(self, operation: Operation, status: int, codes: tuple[str, ...]) -> Json:
         described: Json = {

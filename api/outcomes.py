@@ -83,6 +83,7 @@ HEADERS: Final[Mapping[str, Header]] = {
         {"type": "string", "pattern": '^"[0-9]+\\.[0-9]+"$'},
     ),
     "Location": Header("Location", "What was made; while it is not yet, the job or the batch.", _REFERENCE, sure=True),
+    "LocationIfAny": Header("Location", "The batch, if there is one.", _REFERENCE),
     "Job": Header("Daybook-Job", "The id of the command's job.", _UUID, sure=True),
     "JobIfAny": Header("Daybook-Job", "The id of the command's job, if there is one.", _UUID),
     "Replayed": Header(
@@ -135,11 +136,15 @@ def tells_of_a_job(operation: Operation, status: int) -> bool:
 
 def answer_headers(operation: Operation, status: int) -> tuple[str, ...]:
     """What success comes with, as keys of `HEADERS`."""
+    # what a rehearsal answers, besides what may come with the outcome of a command
+    told = operation.command and status == 200
     chosen = {
         "CacheControl": True,
         "ETag": operation.versioned and status in (200, 304),
-        "Location": operation.keyed and (status in (201, 202) or not operation.one_job),
-        "Job": operation.one_job,
+        "Location": operation.keyed and (status in (201, 202) or not (operation.one_job or told)),
+        "LocationIfAny": told and not operation.one_job,
+        "Job": operation.one_job and not told,
+        "JobIfAny": operation.one_job and told,
         "Replayed": operation.keyed,
         "Applied": operation.command or operation.awaitable,
         "AskAgain": status == 202 or (operation.awaitable and status == 200),

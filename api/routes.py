@@ -2,11 +2,11 @@
 
 A route may carry `body=` (the type of its request), `lines=` (the type of a line, where that is another way to send
 it), `query=` (names of its parameters), `choices=` (the values that some of those can have), `answers=` (status →
-type), `media=` (what it answers with, if not JSON), `command=True` (it takes an idempotency key), `awaitable=True` (it
-takes `Prefer: wait`, as every command does), `keyed=True` (it takes an idempotency key, without being a command),
-`versioned=True` (its answers have an ETag), `keys=` (scopes of which an API key needs one; none is that the route is
-closed to keys, and where nothing is said it is open below `/v1/ledgers` alone), `codes=` and `refusals=` (see
-`api.outcomes`). Summaries come from `summary=` or the docstring.
+type), `media=` (what it answers with, if not JSON), `command=True` (it takes an idempotency key, and can be asked with
+`validate_only`), `awaitable=True` (it takes `Prefer: wait`, as every command does), `keyed=True` (it takes an
+idempotency key, without being a command), `versioned=True` (its answers have an ETag), `keys=` (scopes of which an API
+key needs one; none is that the route is closed to keys, and where nothing is said it is open below `/v1/ledgers`
+alone), `codes=` and `refusals=` (see `api.outcomes`). Summaries come from `summary=` or the docstring.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
 from api.jobs import JobView
+from api.rehearsals import PARAMETER
 from api.targets import target_of
 
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)(:\w+)?\}")
@@ -40,10 +41,10 @@ class Operation:
         declared = handler.opt.get
         self.body: Final[Any] = declared("body")
         self.lines: Final[Any] = declared("lines")
-        self.query: Final[tuple[str, ...]] = tuple(declared("query", ()))
         self.choices: Final[Mapping[str, tuple[str, ...]]] = declared("choices", {})
         self.media: Final[str] = declared("media", "application/json")
         self.command: Final[bool] = declared("command", False)
+        self.query: Final[tuple[str, ...]] = (*declared("query", ()), *((PARAMETER,) if self.command else ()))
         self.awaitable: Final[bool] = self.command or declared("awaitable", False)
         self.versioned: Final[bool] = declared("versioned", False)
         self.keyed: Final[bool] = self.command or declared("keyed", False)
