@@ -40,6 +40,7 @@ class Counts:
     accounts: int = 0
     transactions: int = 0
     postings: int = 0
+    holds: int = 0
     users: int = 0
     grants: int = 0
 

@@ -24,6 +24,7 @@ from domain.ledger.events import CurrencyRegistered, PostedLine, TransactionPost
 from domain.messages import Balance, Entry, Event
 from infrastructure import journal, mailbox
 from infrastructure.kafka import connection
+from infrastructure.mailbox import Origin
 from infrastructure.metrics import Meter
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
@@ -124,7 +125,7 @@ async def write_in(db: mailbox.Db, actor: str, count: int = 1, make: Callable[[i
         links.append(Link(entry, written, sha256(head.hash + written).digest()))
         head = Head(actor, head.epoch, seq, links[-1].hash)
     await mailbox.append_journal(db, links)
-    await mailbox.advance(db, before, Decision(links, [], head), locked.now)
+    await mailbox.advance(db, before, Decision(links, [], head), locked.now, uuid4(), Origin())
     return links
 
 
