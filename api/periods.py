@@ -12,16 +12,16 @@ from api.commands import Form, read_command
 from api.jobs import JobView
 from api.ledgers import accept_in
 from api.queries import GetPeriod
-from domain.clock import EARLIEST, format_time, in_utc
+from domain.clock import in_utc, unkept
 from domain.errors import Fault
 from domain.ledger.commands import ClosePeriod
 from infrastructure.read_models import PeriodView
 
 
 def period_faults(command: ClosePeriod) -> Iterator[Fault]:
-    """There are no books from before there were years."""
-    if in_utc(command.before) < EARLIEST:
-        yield Fault("#/before", f"must not be before {format_time(EARLIEST)}")
+    """There are no books from before there were years, nor from after."""
+    if said := unkept(command.before):
+        yield Fault("#/before", said)
 
 
 CLOSE_PERIOD: Final = Form(

@@ -16,7 +16,7 @@ from api.jobs import JobView
 from api.ledgers import accept_for, accept_in, metadata_faults
 from api.paths import body_of, command_about, id_in
 from api.queries import GetTransaction
-from domain.clock import EARLIEST, format_time, in_utc
+from domain.clock import in_utc, unkept
 from domain.errors import Fault
 from domain.ledger.commands import (
     CaptureTransaction,
@@ -40,11 +40,10 @@ def effective_faults(effective_at: datetime | None) -> Iterator[Fault]:
     """Nothing can take effect in the future, nor before there were years."""
     if effective_at is None:
         return
-    moment = in_utc(effective_at)
-    if moment < EARLIEST:
-        yield Fault("#/effective_at", f"must not be before {format_time(EARLIEST)}")
-    if moment > datetime.now(UTC) + MOST_AHEAD:
+    if in_utc(effective_at) > datetime.now(UTC) + MOST_AHEAD:
         yield Fault("#/effective_at", "must not be more than 60 seconds in the future")
+    elif said := unkept(effective_at):
+        yield Fault("#/effective_at", said)
 
 
 def post_faults(command: PostTransaction) -> Iterator[Fault]:
@@ -59,6 +58,8 @@ def post_faults(command: PostTransaction) -> Iterator[Fault]:
         yield Fault("#/expires_at", "must lie in the future")
     elif command.execute_at is not None and moment <= in_utc(command.execute_at):
         yield Fault("#/expires_at", "must lie behind execute_at")
+    elif said := unkept(moment):
+        yield Fault("#/expires_at", said)
 
 
 def capture_faults(command: CaptureTransaction) -> Iterator[Fault]:

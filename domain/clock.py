@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -12,6 +12,8 @@ _encode = msgspec.json.Encoder().encode
 
 EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 """No moment is before. The very first of Python's stands for Postgres's `-infinity`."""
+LATEST: Final = datetime.max.replace(tzinfo=UTC) - timedelta(microseconds=1)
+"""No moment that is kept is after. The very last of Python's stands for Postgres's `infinity`."""
 
 
 _RFC3339: Final = re.compile(
@@ -30,6 +32,14 @@ def in_utc(moment: datetime) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:
         return (datetime.min if moment.year == 1 else datetime.max).replace(tzinfo=UTC)
+
+
+def unkept(moment: datetime) -> str | None:
+    """What is wrong with a moment that is too early or too late to be kept; None for all others."""
+    found = in_utc(moment)
+    if found < EARLIEST:
+        return f"must not be before {format_time(EARLIEST)}"
+    return f"must not be after {format_time(LATEST)}" if found > LATEST else None
 
 
 def format_time(moment: datetime) -> str:

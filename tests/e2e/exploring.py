@@ -198,6 +198,7 @@ _BEYOND: Final = (
     ("#/commands", "must have "),
     ("#/", "must not be more than 60 seconds in the future"),
     ("#/", "must not be before"),
+    ("#/", "must not be after"),
     ("#/", "must lie in the future"),
     ("#/", "must lie behind execute_at"),
     ("#/expires_at", "must be left out unless the transaction is pending"),
