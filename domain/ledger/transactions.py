@@ -13,6 +13,7 @@ from domain.clock import format_time
 from domain.decision import Stamp
 from domain.errors import DomainError, NotFoundError
 from domain.ledger import movements as rules
+from domain.ledger import preconditions
 from domain.ledger.admission import admit, asked_at, merged
 from domain.ledger.commands import PostTransaction, ReverseTransaction, UpdateTransaction
 from domain.ledger.events import (
@@ -38,14 +39,14 @@ def post_transaction(command: PostTransaction, ledger: Ledger, recorded: Recorde
         rules.BALANCING.check(balancing)
     if command.reference is not None:
         rules.REFERENCE.check((rules.Referring(command.reference, ledger),))
-    expected = rules.expectations(command, ledger) if command.preconditions else ()
+    expected = preconditions.expectations(command, ledger) if command.preconditions else ()
     rules.check_postings(legs, expected)
     effective_at = command.effective_at or command.execute_at or recorded.accepted_at
     if ledger.closed_before is not None:
         OPEN_PERIOD.check((dated(effective_at, command.effective_at, ledger),))
     moved = rules.movements_of(legs, rules.Reservation if command.pending else rules.Movement)
     rules.check_status(moved)
-    rules.check_expectations(expected)
+    preconditions.check(expected)
     rules.check_limits(moved, rules.HELD_TOTALS if command.pending else rules.TOTALS, balancing)
     return [_stated(command, tuple(_line(leg) for leg in legs), recorded, format_time(effective_at))]
 
