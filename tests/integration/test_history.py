@@ -31,15 +31,6 @@ from workers.snapshots import Snapshots
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 SMALL = Shape(run=3, runs=2, chunk=2)
-KEEP_TURNS = """
-INSERT INTO turns (actor, seq, recorded_at, turn)
-SELECT actor, max(seq), recorded_at, gen_random_uuid()
-FROM (
-    SELECT actor, seq, (convert_from(event, 'UTF8')::json ->> 'recorded_at')::timestamptz AS recorded_at
-    FROM journal WHERE actor = $1
-) AS events
-GROUP BY actor, recorded_at ON CONFLICT DO NOTHING
-"""
 
 
 def day(number: int) -> datetime:
@@ -169,7 +160,6 @@ async def live(desk: Desk, random: Random, commands: int) -> None:
         if random.random() < 0.1:
             await sweep.run()
     await desk.empty()
-    await desk.db.execute(KEEP_TURNS, desk.actor)
 
 
 def _command(random: Random, names: list[str], held: Sequence[UUID], made: Sequence[UUID], number: int) -> Command:
@@ -442,7 +432,6 @@ async def test_a_time_means_the_last_turn_recorded_by_then(desk: Desk) -> None:
     await desk.take()
     await desk.accept(post(("bank", "till", "4.00")))
     await desk.take()
-    await desk.db.execute(KEEP_TURNS, desk.actor)
     journal = await desk.journal()
     times = [datetime.fromisoformat(entry["recorded_at"]) for entry in journal]
     head, tick = len(journal), timedelta(microseconds=1)

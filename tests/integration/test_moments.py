@@ -12,9 +12,8 @@ import pytest
 
 from api.cursors import Position
 from infrastructure.settings import Settings
-from tests.integration.test_history import KEEP_TURNS
 from tests.journals import on_a_loop
-from tests.service import Json, Service, User, a_ledger, open_books, posting, running_service
+from tests.service import Json, User, a_ledger, open_books, posting, running_service
 
 Patch = pytest.MonkeyPatch
 
@@ -35,10 +34,6 @@ async def read(user: User, path: str) -> Json:
     assert answer.status_code == 200, answer.text
     found: Json = answer.json()
     return found
-
-
-async def keep_turns(service: Service, ledger: str) -> None:
-    await service.pool.execute(KEEP_TURNS, f"ledger:{ledger}")
 
 
 async def every_line(user: User, path: str, limit: int) -> list[Json]:
@@ -68,7 +63,6 @@ async def test_shapes_name_their_seq(settings: Settings, monkeypatch: Patch) -> 
         )
         assert captured.status_code == 200, captured.text
         capture = captured.json()["captures"][0]
-        await keep_turns(service, ledger)
         seq = capture["seq"]
 
         now = await read(ada, alice)
@@ -131,7 +125,6 @@ async def test_what_was_told_once_is_told_again(settings: Settings, monkeypatch:
             last = await post(ada, ledger, **posting(f"{number + 1}.00"), effective_at=moment)
         closed = await ada.post(f"{root}/periods", {"before": FIRST}, prefer="wait=10")
         assert closed.status_code == 200, closed.text
-        await keep_turns(service, ledger)
         old = await every_line(ada, statement, 100)
         page = await read(ada, f"{statement}&limit=2")
         accounts = await read(ada, f"{root}/accounts?effective_at={SECOND}&limit=1")
@@ -148,7 +141,6 @@ async def test_what_was_told_once_is_told_again(settings: Settings, monkeypatch:
         assert refused.json()["code"] == "period_closed"
         opened = {"name": "assets:aaa", "currency": "USD", "type": "asset"}
         assert (await ada.post(f"{root}/accounts", opened, prefer="wait=10")).status_code == 201
-        await keep_turns(service, ledger)
 
         assert (await read(ada, statement))["closing"] == "2028.00"
         for again in (f"&recorded_at={last['recorded_at']}", f"&seq={page['seq']}"):
@@ -185,7 +177,6 @@ async def test_kept_answers_end_with_the_next_event(settings: Settings, monkeypa
         paths = (f"{alice}?recorded_at={later}", f"{alice}?effective_at={later}", f"{alice}/statement?to={later}")
         for number in range(1, 4):
             made = await post(ada, ledger)
-            await keep_turns(service, ledger)
             for path in paths * 2:
                 answer = await ada.get(f"{path}&min_version={made['seq']}" if number == 2 else path)
                 assert answer.json()["seq"] == made["seq"]
