@@ -39,6 +39,8 @@ from domain.ledger.commands import (
     VoidTransaction,
 )
 from domain.ledger.model import SERVICE, Account, Ledger, Member, Profile, Transaction, Written
+from domain.ledger.schedules import CancelSchedule, CreateSchedule, Missed, PauseSchedule, ResumeSchedule
+from domain.ledger.templates import PostTransactionTemplate
 from domain.messages import Command, Recorded
 from infrastructure.currencies import ISO_SCALES
 
@@ -227,6 +229,15 @@ def close_period(before: datetime) -> ClosePeriod:
     return ClosePeriod(before=before)
 
 
+def daily(
+    schedule: UUID | None = None, *, missed: Missed = "skip", starts_at: datetime | None = None
+) -> CreateSchedule:
+    """A cent from the bank to Alice, every day."""
+    posting = Posting("assets:bank", "wallets:alice", "0.01")
+    template = PostTransactionTemplate(postings=(posting,))
+    return CreateSchedule(command=template, id=schedule, every="P1D", missed=missed, starts_at=starts_at)
+
+
 def describe(what: str | UUID, **metadata: str | None) -> Command:
     """Metadata of an account or a transaction."""
     if isinstance(what, UUID):
@@ -290,6 +301,7 @@ class Dice(Random):
             self.description: 2,
             self.registration: 1,
             self.closing: 1,
+            self.scheduling: 1,
         }
         (kind,) = self.choices([*kinds], [*kinds.values()])
         return kind()
@@ -401,6 +413,12 @@ class Dice(Random):
     def closing(self) -> Command:
         return ClosePeriod(before=self.choice((NOON, _YESTERDAY, _BEFORE)))
 
+    def scheduling(self) -> Command:
+        schedule = self.choice((ADA, EVE))
+        if self.odds(2):
+            return daily(schedule)
+        return self.choice((PauseSchedule, ResumeSchedule, CancelSchedule))(schedule=schedule)
+
 
 SOME_OPEN: tuple[Command, ...] = (
     # as much metadata as brings a few changes of it to the limit
@@ -411,6 +429,8 @@ SOME_OPEN: tuple[Command, ...] = (
     open_account("a:3", "JPY", kind="equity"),
     post(("a:0", "a:1", "50"), ("a:0", "a:2", "20")),
     hold(("a:1", "a:0", "30"), ("a:0", "a:2", "10"), expires_at=NOON + timedelta(seconds=14)),
+    daily(ADA),
+    PauseSchedule(schedule=ADA),
 )
 """What every random run begins with, so that many of its commands succeed."""
 

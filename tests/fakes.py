@@ -79,12 +79,13 @@ class FakeCommandLog:
                 draft.id,
                 submission.actor,
                 draft.kind,
-                "accepted",
+                "scheduled" if draft.execute_at is not None and draft.execute_at > now else "accepted",
                 submission.principal,
                 submission.correlation_id,
                 draft.resource,
                 submission.batch,
                 now,
+                draft.execute_at,
             )
         self.keys.update(taken)
         jobs = tuple(older.get(draft.id, draft.id) for draft in submission.drafts)
@@ -160,6 +161,7 @@ class _Books:
     transactions: dict[UUID, Transaction] = field(default_factory=dict)
     waiting: dict[UUID, int | None] = field(default_factory=dict)
     closed_before: datetime | None = None
+    schedules: dict[UUID, str] = field(default_factory=dict)
 
 
 class FakeLedgers:
@@ -203,6 +205,7 @@ class FakeLedgers:
             transactions=named,
             waiting={each: kept.waiting[each] for each in needed.transactions if each in kept.waiting},
             closed_before=kept.closed_before,
+            schedules={each: kept.schedules[each] for each in needed.schedules if each in kept.schedules},
         )
 
     def _members(self, grants: dict[UUID, str], principals: set[UUID], named: set[UUID]) -> dict[UUID, Member]:
@@ -226,6 +229,7 @@ class FakeLedgers:
             if grant.role is not None:
                 kept.grants[user] = grant.role
         kept.closed_before = ledger.closed_before
+        kept.schedules.update(ledger.schedules)
         for link in links:
             if isinstance(link.entry.data, TransactionPosted):
                 kept.transactions[link.entry.data.transaction] = _posted(link.entry.data, link.entry.seq, ledger)

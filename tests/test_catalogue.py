@@ -6,11 +6,13 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from domain import catalog
 from domain.errors import CATALOGUE
+from domain.ledger.templates import Template
 from domain.messages import Command, Event
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +29,8 @@ def of_the_domain(classes: set[type]) -> set[type]:
 
 
 def test_every_command_has_one_kind_and_a_handler() -> None:
-    commands = of_the_domain(subclasses(Command))
+    # what a schedule repeats is written as one, but is none
+    commands = of_the_domain(subclasses(Command)) - set(get_args(Template))
     assert commands == set(catalog.KINDS.values()) == catalog.HANDLERS.keys() == catalog.KIND_OF.keys()
     assert len(catalog.KINDS) == len(commands)
 

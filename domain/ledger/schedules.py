@@ -96,14 +96,15 @@ def duration_of(every: str) -> timedelta:
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A schedule by its id, and its status: None where there is none."""
+    """A schedule by its id, its status, None where there is none, and from which one may get to where it is to go."""
 
     id: UUID
     status: str | None
+    ways: tuple[str, ...] = ()
 
 
 is_new: Specification[Wanted] = Specification(lambda wanted: wanted.status is None)
-goes_on: Specification[Wanted] = Specification(lambda wanted: wanted.status != "cancelled")
+may_go: Specification[Wanted] = Specification(lambda wanted: wanted.status in wanted.ways)
 
 UNTAKEN: Final = Rule(
     is_new,
@@ -111,10 +112,12 @@ UNTAKEN: Final = Rule(
         "validation_failed", f"There is a schedule {wanted.id} already.", (Fault("#/id", f"{wanted.id} is taken"),)
     ),
 )
-THERE: Final = Rule(~is_new, lambda wanted: NotFoundError(f"There is no schedule {wanted.id}."))
-GOING_ON: Final = Rule(
-    goes_on,
-    lambda wanted: DomainError("validation_failed", f"The schedule {wanted.id} was cancelled; make another one."),
+CHANGES: Final = (
+    Rule(~is_new, lambda wanted: NotFoundError(f"There is no schedule {wanted.id}.")),
+    Rule(
+        may_go,
+        lambda wanted: DomainError("validation_failed", f"The schedule {wanted.id} is {wanted.status} already."),
+    ),
 )
 
 # -- handlers ---------------------------------------------------------------------------------------------------------
@@ -157,28 +160,25 @@ def later(moment: datetime, span: timedelta) -> datetime:
 
 
 def pause_schedule(command: PauseSchedule, ledger: Ledger, recorded: Recorded) -> list[Event]:
-    return [SchedulePaused(schedule=command.schedule)] if _changes(command, ledger, recorded, "paused") else []
+    _check(command.schedule, ledger, recorded, "active")
+    return [SchedulePaused(schedule=command.schedule)]
 
 
 def resume_schedule(command: ResumeSchedule, ledger: Ledger, recorded: Recorded) -> list[Event]:
-    return [ScheduleResumed(schedule=command.schedule)] if _changes(command, ledger, recorded, "active") else []
+    _check(command.schedule, ledger, recorded, "paused")
+    return [ScheduleResumed(schedule=command.schedule)]
 
 
 def cancel_schedule(command: CancelSchedule, ledger: Ledger, recorded: Recorded) -> list[Event]:
-    return [ScheduleCancelled(schedule=command.schedule)] if _changes(command, ledger, recorded, "cancelled") else []
+    _check(command.schedule, ledger, recorded, "active", "paused")
+    return [ScheduleCancelled(schedule=command.schedule)]
 
 
-def _changes(
-    command: PauseSchedule | ResumeSchedule | CancelSchedule, ledger: Ledger, recorded: Recorded, status: str
-) -> bool:
-    """Whether that is anything new: asking for what is so already does no harm."""
+def _check(schedule: UUID, ledger: Ledger, recorded: Recorded, *ways: str) -> None:
     admit(ledger, recorded, "writer")
-    wanted = Wanted(command.schedule, ledger.schedules.get(command.schedule))
-    THERE.check((wanted,))
-    if wanted.status == status:
-        return False
-    GOING_ON.check((wanted,))
-    return True
+    wanted = Wanted(schedule, ledger.schedules.get(schedule), ways)
+    for rule in CHANGES:
+        rule.check((wanted,))
 
 
 # -- appliers ---------------------------------------------------------------------------------------------------------

@@ -26,6 +26,10 @@ from domain.ledger.events import (
     MetadataChanged,
     PeriodClosed,
     PostedLine,
+    ScheduleCancelled,
+    ScheduleCreated,
+    SchedulePaused,
+    ScheduleResumed,
     TransactionCaptured,
     TransactionExpired,
     TransactionHeld,
@@ -35,6 +39,7 @@ from domain.ledger.events import (
     TransactionVoided,
 )
 from domain.ledger.model import SERVICE, Grant, Ledger
+from domain.ledger.schedules import CancelSchedule, PauseSchedule, ResumeSchedule
 from domain.messages import Command, Entry, Event, Recorded
 from tests.books import (
     ADA,
@@ -46,6 +51,7 @@ from tests.books import (
     close,
     close_period,
     create,
+    daily,
     describe,
     empty_ledger,
     expire,
@@ -63,6 +69,16 @@ from tests.books import (
     update,
     void,
 )
+
+
+def scheduled(event: str, number: int) -> str:
+    """An event that says nothing but which schedule it is about."""
+    return (
+        f'{{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"{event}",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        f'"correlation_id":"correlation-9","data":{{"schedule":"{job(number)}"}},"balances":[]}}'
+    )
+
 
 # These bytes are hashed, stored and published. Whoever changes them breaks every reader of journals.
 GOLDEN: dict[type[Event], tuple[Command, str]] = {
@@ -239,6 +255,19 @@ GOLDEN: dict[type[Event], tuple[Command, str]] = {
         '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
         '"correlation_id":"correlation-9","data":{"before":"2026-11-01T00:00:00.000000Z"},"balances":[]}',
     ),
+    ScheduleCreated: (
+        daily(EVE, missed="once"),
+        '{"actor":"ledger:acme","epoch":3,"seq":8,"id":"ledger:acme/3/8","type":"ScheduleCreated",'
+        '"recorded_at":"2026-11-22T12:00:00.000007Z","command":"01900000-0000-7000-8000-000000000009",'
+        '"correlation_id":"correlation-9","data":{"schedule":"01890000-0000-7000-8000-00000000e4e0",'
+        '"principal":"01890000-0000-7000-8000-00000000ada0","command":{"kind":"post_transaction",'
+        '"postings":[{"debit":"assets:bank","credit":"wallets:alice","amount":"0.01"}]},"every":"P1D","rrule":null,'
+        '"starts_at":"2026-11-23T12:00:09.000000Z","missed":"once","created_at":"2026-11-22T12:00:09.000000Z"},'
+        '"balances":[]}',
+    ),
+    SchedulePaused: (PauseSchedule(schedule=job(1)), scheduled("SchedulePaused", 1)),
+    ScheduleResumed: (ResumeSchedule(schedule=job(2)), scheduled("ScheduleResumed", 2)),
+    ScheduleCancelled: (CancelSchedule(schedule=job(1)), scheduled("ScheduleCancelled", 1)),
 }
 
 HAPPENED: dict[int, Command] = {
@@ -258,6 +287,7 @@ def some_books() -> Books:
         open_account("till"), open_account("bert", kind="liability"), open_account("carla", kind="liability", least="0")
     )
     books.run(open_account("idle", "JPY"), open_account("ice", "KWD"), freeze("ice"))
+    books.run(daily(job(1)), daily(job(2)), PauseSchedule(schedule=job(2)))
     for number, command in HAPPENED.items():
         assert books.decide([record(command, number)]).outcomes[0].refusal is None
     books.head = Head("ledger:acme", 3, 7, GENESIS)

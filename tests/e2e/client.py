@@ -37,6 +37,11 @@ def posting(amount: str = "1.00", debit: str = "assets:bank", credit: str = "wal
     return {"postings": [{"debit": debit, "credit": credit, "amount": amount}], **members}
 
 
+def yearly() -> Json:
+    """The body of a schedule whose first time is a year from now."""
+    return {"command": {"kind": "post_transaction", **posting()}, "every": "P365D"}
+
+
 @dataclass
 class Client:
     """Somebody who is logged in. May be used by many threads at once; `again` has connections of its own."""

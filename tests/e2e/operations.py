@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import httpx
 
-from tests.e2e.client import Json, fresh, posting
+from tests.e2e.client import Json, fresh, posting, yearly
 
 METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -52,6 +52,7 @@ BODIES: Mapping[str, Callable[[], Json]] = {
     "PATCH /v1/ledgers/{ledger}/accounts/{account}": lambda: {"metadata": {"colour": fresh()}},
     "PATCH /v1/ledgers/{ledger}/transactions/{transaction}": lambda: {"metadata": {"colour": fresh()}},
     "POST /v1/ledgers/{ledger}/periods": lambda: {"before": "2001-01-01T00:00:00Z"},
+    "POST /v1/ledgers/{ledger}/schedules": yearly,
     "PUT /v1/ledgers/{ledger}/grants/{user}": lambda: {"role": "reader"},
     "POST /v1/ledgers/{ledger}/exports": lambda: {"what": "journal", "format": "csv"},
     "POST /v1/users": lambda: {"username": fresh("user"), "password": secrets.token_urlsafe(12)},

@@ -15,7 +15,7 @@ import pytest
 from domain.catalog import KINDS
 from domain.clock import format_time
 from domain.identity import handlers as identity
-from tests.e2e.client import FINAL, PATIENCE_S, Client, Json, events_of, fresh, open_books, posting
+from tests.e2e.client import FINAL, PATIENCE_S, Client, Json, events_of, fresh, open_books, posting, yearly
 from tests.stack import Stack
 
 WAIT = f"wait={PATIENCE_S}"
@@ -85,6 +85,13 @@ class Desk:
         """A transaction of its own; its address."""
         return f"{self.base}/transactions/{self.ada.done(f'{self.base}/transactions', posting(**members))['id']}"
 
+    def schedule(self, *, paused: bool = False) -> str:
+        """A schedule that is not due for a year; its address."""
+        schedule = f"{self.base}/schedules/{self.ada.done(f'{self.base}/schedules', yearly())['id']}"
+        if paused:
+            assert self.ada.post(f"{schedule}/pause", prefer=WAIT).status_code == 200
+        return schedule
+
     def later(self) -> str:
         """A moment long ago, and after all that this gave before."""
         self.days += 1
@@ -127,6 +134,16 @@ def on_hold(verb: str, body: Json, event: str) -> Callable[[Desk, str, str], Dri
     def drive(desk: Desk, _base: str, _name: str) -> Drive:
         transaction = desk.transaction(pending=True)
         return Drive(f"{transaction}/{verb}", body, transaction, event, status=200)
+
+    return drive
+
+
+def on_schedule(verb: str, event: str, *, paused: bool = False) -> Callable[[Desk, str, str], Drive]:
+    """To change what a schedule does from now on."""
+
+    def drive(desk: Desk, _base: str, _name: str) -> Drive:
+        schedule = desk.schedule(paused=paused)
+        return Drive(f"{schedule}/{verb}", {}, schedule, event, status=200)
 
     return drive
 
@@ -197,6 +214,15 @@ DRIVES: dict[str, Callable[[Desk, str, str], Drive]] = {
         status=200,
         listed=f"{base}/periods",
     ),
+    "create_schedule": lambda _, base, name: Drive(
+        f"{base}/schedules",
+        {**yearly(), "command": {"kind": "freeze_account", "account": f"wallets:{name}"}},
+        f"{base}/schedules/{{job}}",
+        "ScheduleCreated",
+    ),
+    "pause_schedule": on_schedule("pause", "SchedulePaused"),
+    "resume_schedule": on_schedule("resume", "ScheduleResumed", paused=True),
+    "cancel_schedule": on_schedule("cancel", "ScheduleCancelled"),
     "register_user": lambda _, base, name: Drive(
         "/v1/users",
         {"username": name, "password": fresh("password"), "roles": ["user"]},

@@ -13,7 +13,7 @@ import httpx
 import msgspec
 import pytest
 
-from tests.e2e.client import ROOT, Client, Json, open_books, posting
+from tests.e2e.client import ROOT, Client, Json, open_books, posting, yearly
 from tests.e2e.digests import digest
 from tests.e2e.operations import BODIES, Operation, operations
 from tests.e2e.people import Person, Town, a_town, log_in
@@ -119,6 +119,7 @@ def world(stack: Stack) -> Iterator[World]:
         lines = {"commands": [{"kind": "post_transaction", **posting()}]}
         ids["batch"] = owner.post(f"/v1/ledgers/{ledger}/commands", lines).json()["batch"]
         ids["export"] = new_export(clients["owner"], ledger)
+        ids["schedule"] = owner.done(f"/v1/ledgers/{ledger}/schedules", yearly())["id"]
         for name, scope in KEYS.items():
             clients[name] = town.visitor()
             clients[name].headers["authorization"] = f"Bearer {make_key(clients['owner'], scope)['secret']}"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from tests.e2e.client import PATIENCE_S, Client, Json, fresh, open_books, posting
+from tests.e2e.client import PATIENCE_S, Client, Json, fresh, open_books, posting, yearly
 from tests.e2e.digests import digest
 from tests.e2e.operations import BODIES, Operation, operations
 from tests.e2e.people import Person, Town, a_town, log_in
@@ -87,6 +87,8 @@ def things(town: Town, ada: Client) -> Things:
     assert ada.batch(batch)["counts"]["rejected"] == 1
     job = posted.headers["daybook-job"]
     real = {"ledger": ledger, "account": "wallets:alice", "transaction": job, "job": job, "batch": batch}
+    repeated = {"kind": "post_transaction", **paid, "reference": f"{CANARY}-repeated"}
+    real["schedule"] = ada.done(f"{base}/schedules", {**yearly(), "command": repeated})["id"]
     asked = {"what": "journal", "format": "csv"}
     real["export"] = ada.post(f"{base}/exports", asked, prefer=WAIT).json()["id"]
     real["user"] = ada.read("/auth/me")["id"]
