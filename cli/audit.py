@@ -51,6 +51,11 @@ FROM captures WHERE ledger = $1 AND seq > $2 AND seq <= $3 ORDER BY seq
 PERIODS: Final = "SELECT seq, before, closed_at FROM periods WHERE ledger = $1 AND seq > $2 AND seq <= $3 ORDER BY seq"
 TURNS: Final = "SELECT seq, recorded_at FROM turns WHERE actor = $1 AND seq > $2 AND seq <= $3 ORDER BY seq"
 
+SCHEDULES: Final = """
+SELECT id, seq, principal, command, every, rrule, starts_at, missed, created_at, status, version
+FROM schedules WHERE ledger = $1
+"""
+
 # Read through cursors, in the order of what they are compared with.
 TRANSACTIONS: Final = """
 SELECT seq, id, status, reference, description, metadata, effective_at, recorded_at, version, expires_at, expired,
@@ -120,6 +125,7 @@ async def audit(db: Db, ledger: str, findings: Findings, counts: Counts, advance
         await _compare_beyond(db, books)
         await compare_head(db, books.chain)
         await _compare_ledger(db, books)
+        await _compare_schedules(db, books)
         await compare_grants(db, ledger, books.register, findings, counts, created=books.profile is not None)
         for compare in (_compare_transactions, _compare_holds, _compare_accounts):
             await compare(db, books, counts)
@@ -213,6 +219,13 @@ async def _compare_ledger(db: Db, books: Books) -> None:
     for code in sorted(found.keys() | books.currencies.keys()):
         expected = {"scale": books.currencies.get(code)}
         books.findings.compare("currency", f"{books.ledger} {code}", expected, {"scale": found.get(code)})
+
+
+async def _compare_schedules(db: Db, books: Books) -> None:
+    """What they repeat and when; how far they have come is not in the journal."""
+    rows = await db.fetch(SCHEDULES, books.ledger)
+    found = {str(row["id"]): {**row, "command": json.loads(row["command"])} for row in rows}
+    _compare_all(books, "schedule", books.schedules, found, str)
 
 
 async def _compare_transactions(db: Db, books: Books, counts: Counts) -> None:

@@ -24,6 +24,11 @@ _STATUS_BEFORE: Final = {
     "AccountUnfrozen": ("frozen",),
     "AccountClosed": ("open", "frozen"),
 }
+_SCHEDULED: Final = {
+    "SchedulePaused": (("active",), "paused"),
+    "ScheduleResumed": (("paused",), "active"),
+    "ScheduleCancelled": (("active", "paused"), "cancelled"),
+}
 
 
 class Books:
@@ -41,6 +46,7 @@ class Books:
         self.profile: Json | None = None
         self.currencies: dict[str, int] = {}
         self.closed_before: str | None = None
+        self.schedules: dict[str, Json] = {}
         self.chain = Chain(f"ledger:{ledger}", ledger, findings)
         self.postings: dict[tuple[int, int], Json] = {}
         self.captures: dict[int, Json] = {}
@@ -65,6 +71,10 @@ class Books:
             "TransactionExpired": self._transaction_released,
             "TransactionReversed": self._transaction_reversed,
             "TransactionMetadataChanged": self._transaction_metadata_changed,
+            "ScheduleCreated": self._schedule_created,
+            "SchedulePaused": self._schedule_changed,
+            "ScheduleResumed": self._schedule_changed,
+            "ScheduleCancelled": self._schedule_changed,
         }
 
     def enter(self, row: Record) -> None:
@@ -374,6 +384,33 @@ class Books:
             account.version = seq
             self.shelf.note_sums(seq, account)
         return accounts
+
+    # -- schedules ----------------------------------------------------------------------------------------------------
+
+    def _schedule_created(self, seq: int, data: Json, event: Json) -> list[Account]:
+        if data["schedule"] in self.schedules:
+            raise Wrong(f"makes the schedule {data['schedule']} again")
+        self.schedules[data["schedule"]] = {
+            "seq": seq,
+            "principal": UUID(data["principal"]),
+            "command": data["command"],
+            "every": data["every"],
+            "rrule": data["rrule"],
+            "starts_at": _time(data["starts_at"]),
+            "missed": data["missed"],
+            "created_at": _time(data["created_at"]),
+            "status": "active",
+            "version": seq,
+        }
+        return []
+
+    def _schedule_changed(self, seq: int, data: Json, event: Json) -> list[Account]:
+        schedule = self.schedules.get(data["schedule"])
+        before, after = _SCHEDULED[event["type"]]
+        if schedule is None or schedule["status"] not in before:
+            raise Wrong(f"changes the schedule {data['schedule']}, which can't be")
+        schedule |= {"status": after, "version": seq}
+        return []
 
     # -- what may not be ----------------------------------------------------------------------------------------------
 

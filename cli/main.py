@@ -23,6 +23,7 @@ app.command("cli.keys:app", name="keys", help="Keys that sign access tokens: lis
 app.command("cli.events:app", name="events", help="Publish events again; see how far subscribers are behind.")
 app.command("cli.importing.command:import_file", name="import", help="Post a CSV file's transactions through the API.")
 app.command("cli.verify:verify", name="verify", help="Recompute the books from the journal; say what differs.")
+app.command("cli.rebuild:rebuild", name="rebuild", help="Make what is kept of ledgers again, from their journals.")
 app.command("cli.doctor:doctor", name="doctor", help="Say what is wrong: settings, servers, migrations, queues.")
 app.command("cli.settings:show", name="settings", help="List the settings, their values and meanings.")
 

@@ -107,6 +107,10 @@ def list_key(ledger: str, seq: str, tail: str) -> str:
     return f"list:{ledger}:{seq}:{tail}"
 
 
+CACHED: Final = ("view:{ledger}:*", "seq:{ledger}", "list:{ledger}:*")
+"""Patterns of all keys that are about a ledger's contents."""
+
+
 async def begin_write(redis: Redis, ledger: str, views: Sequence[str], turn: str) -> None:
     """Bars `views` and the ledger's seq from being served or filled. Call it before the commit that changes them."""
     await redis.eval(BAR, 1, seq_key(ledger), *_slots(ledger, views, turn), TOMBSTONE_MS)

@@ -1,0 +1,98 @@
+"""Making a ledger's projections again from its journal, by the same appliers and the same saving as a turn's.
+
+Left as they are: what is no projection (the daybook, grants of other ledgers, turns), and schedules, since how far they
+have come is not in the journal. Sealed runs are removed, and sealed again in the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Final
+
+from domain.catalog import APPLIERS
+from domain.decision import Link, Stamp
+from domain.ledger.events import ScheduleCancelled, ScheduleCreated, SchedulePaused, ScheduleResumed
+from domain.ledger.model import Touches
+from domain.ledger.replay import replayed
+from infrastructure import journal
+from infrastructure.postgres import Db
+from infrastructure.repositories import ledger as ledgers
+
+PAGE_EVENTS: Final = 2_000
+PAGE_BYTES: Final = 8 << 20
+
+# No turn of the ledger's runs meanwhile; whoever holds the lock is waited for as long as a statement may take.
+LOCK: Final = "SELECT seq FROM actors WHERE actor = $1 FOR NO KEY UPDATE"
+
+REMOVE: Final = (
+    "DELETE FROM ledgers WHERE id = $1",
+    "DELETE FROM grants WHERE ledger = $1",
+    "DELETE FROM currencies WHERE ledger = $1",
+    "DELETE FROM accounts WHERE ledger = $1",
+    "DELETE FROM account_changes WHERE ledger = $1",
+    "DELETE FROM pending_sums WHERE ledger = $1",
+    "DELETE FROM periods WHERE ledger = $1",
+    "DELETE FROM transactions WHERE ledger = $1",
+    "DELETE FROM postings WHERE ledger = $1",
+    "DELETE FROM holds WHERE ledger = $1",
+    "DELETE FROM captures WHERE ledger = $1",
+    "DELETE FROM sealed_chunks WHERE ledger = $1",
+    "DELETE FROM sealed_runs WHERE ledger = $1",
+    "DELETE FROM sealed_upto WHERE ledger = $1",
+)
+
+# A page holds events of many turns, each with a time of its own.
+DATE: Final = (
+    """
+    UPDATE transactions SET recorded_at = event.recorded_at
+    FROM unnest($2::bigint[], $3::timestamptz[]) AS event (seq, recorded_at)
+    WHERE transactions.ledger = $1 AND transactions.seq = event.seq
+    """,
+    """
+    UPDATE captures SET recorded_at = event.recorded_at
+    FROM unnest($2::bigint[], $3::timestamptz[]) AS event (seq, recorded_at)
+    WHERE captures.ledger = $1 AND captures.seq = event.seq
+    """,
+    """
+    UPDATE periods SET closed_at = event.recorded_at
+    FROM unnest($2::bigint[], $3::timestamptz[]) AS event (seq, recorded_at)
+    WHERE periods.ledger = $1 AND periods.seq = event.seq
+    """,
+)
+
+_OF_SCHEDULES: Final = (ScheduleCreated, SchedulePaused, ScheduleResumed, ScheduleCancelled)
+
+
+async def project(db: Db, ledger: str) -> AsyncIterator[int]:
+    """Makes everything again; after each page it answers how many events that had.
+
+    The caller's transaction makes it all or nothing: others go on reading what was there before, and commands wait.
+    Raises msgspec.ValidationError or KeyError for a journal that this release can't read.
+    """
+    actor = f"ledger:{ledger}"
+    await db.fetchval(LOCK, actor)
+    for statement in REMOVE:
+        await db.execute(statement, ledger)
+    after = 0
+    while lines := await journal.page(db, actor, after, lines=PAGE_EVENTS, size=PAGE_BYTES):
+        links = [Link(journal.read_entry(line.event), line.event, b"") for line in lines]
+        await _apply(db, ledger, links)
+        after = lines[-1].seq
+        yield len(lines)
+
+
+async def _apply(db: Db, ledger: str, links: Sequence[Link]) -> None:
+    needed = Touches.none()
+    for link in links:
+        replayed(link.entry.data, needed)
+    state = await ledgers.fetch(db, ledger, needed, set())
+    times = [datetime.fromisoformat(link.entry.recorded_at) for link in links]
+    for link, recorded_at in zip(links, times, strict=True):
+        event = link.entry.data
+        APPLIERS[type(event)](event, state, Stamp(link.entry.seq, recorded_at))
+    state.schedules.clear()
+    await ledgers.save(db, state, links, times[-1])
+    seqs = [link.entry.seq for link in links]
+    for statement in DATE:
+        await db.execute(statement, ledger, seqs, times)
