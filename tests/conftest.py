@@ -24,6 +24,22 @@ from tests.stack import Stack, running_stack
 TEMPLATE = "daybook_template"
 
 
+# Files that take longest begin first: one that begins last is waited for by everybody.
+LONGEST = (
+    *("e2e/test_openapi", "model/", "integration/test_celery_worker", "e2e/test_crashes", "integration/test_up"),
+    *("e2e/test_abuse", "e2e/test_commands", "e2e/test_bank_import", "e2e/test_permissions"),
+    *("integration/test_queries", "integration/test_turns", "integration/test_verify", "integration/test_deliveries"),
+    "e2e/test_strangers",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((place for place, name in enumerate(LONGEST) if f"tests/{name}" in item.nodeid), len(LONGEST))
+
+    items.sort(key=place)
+
+
 @contextmanager
 def temporary_state() -> Iterator[Path]:
     """A folder for servers, gone at the end. Not pytest's: those are closed to the user root gives Postgres to."""
