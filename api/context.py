@@ -9,6 +9,7 @@ from asyncpg import Record
 from redis.asyncio import Redis
 
 from api.admission import Admission
+from api.live import Streams
 from api.queries import Answer, Queries
 from api.recording import Recorder, Recording
 from domain.bus import QueryBus
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from litestar import Request
 
 POOL_SIZE: Final = 8
+STREAM_POOL_SIZE: Final = 2
 
 
 class Services:
@@ -38,6 +40,7 @@ class Services:
     api_keys: ApiKeys
     grants: Grants
     recorder: Recorder
+    streams: Streams
     queries: QueryBus[Answer]
     metrics: Redis
 
@@ -61,16 +64,21 @@ class Services:
         self.api_keys = ApiKeys(self.pool, self.cache)
         self.grants = Grants(self.pool, self.cache)
         self.recorder = await self._recording.open()
+        self._stream_pool = await open_pool(self.settings, application="streams", size=STREAM_POOL_SIZE, least=0)
+        self.streams = Streams(self._stream_pool, self.recorder.waiters)
+        self.streams.start()
         self.queries = Queries(self.pool, self.cache, self.settings.cache_ttl_s).bus()
 
     async def close(self) -> None:
         """Closes everything; requests that still run get errors."""
+        await self.streams.close()
         await self._recording.close()
         self.passwords.close()
         await self.cache.close()
         await self.redis.close()
         await self.key_watch.close()
         await self._key_pool.close()
+        await self._stream_pool.close()
         await self.pool.close()
 
 

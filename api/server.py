@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.live import ENDING
 from api.middleware.correlation_id import CorrelationID
 from api.middleware.rate_limit import turn_away
 from api.middleware.security_headers import SecurityHeaders, headers_of_all
@@ -148,6 +149,14 @@ class Protocol(HttpToolsProtocol):
         """The client reads again."""
         self._stuck = None
         super().resume_writing()
+
+    def shutdown(self) -> None:
+        """The server stops. A stream of events would not end by itself."""
+        super().shutdown()
+        scope = getattr(self, "scope", None)
+        end = None if scope is None else scope["state"].get(ENDING)
+        if end is not None:
+            end()
 
     def look(self, now: float) -> None:
         """Cuts the connection if the client takes too long, without an answer: it would hardly be read."""

@@ -42,6 +42,8 @@ class Waiters:
         self._look_s = look_s
         self._by_actor: dict[str, dict[UUID, set[asyncio.Future[Job]]]] = {}
         self.count = 0
+        self.heard: Callable[[str | None], None] = lambda _: None
+        """Told the actor of each turn that is announced, and None when some may have been missed."""
         self._noticed: set[str] = set()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -144,7 +146,11 @@ class Waiters:
             # Connected, perhaps again: what was announced while nobody listened is gone.
             self._noticed.update(self._by_actor)
             self._wake.set()
-        elif (actor := message["data"].decode()) in self._by_actor:
+            self.heard(None)
+            return
+        actor = message["data"].decode()
+        self.heard(actor)
+        if actor in self._by_actor:
             self.look_at(actor)
 
 

@@ -42,6 +42,8 @@ CATALOGUE: Final[dict[str, ProblemKind]] = {
     "command_failed": ProblemKind(500, "Command failed", "The command could not be processed and was set aside; report the job to the operator."),
     "batch_rejected": ProblemKind(409, "Batch rejected", "Another command of the atomic batch was refused, so none of them was applied; `caused_by` is its job."),
     "command_cancelled": ProblemKind(409, "Command cancelled", "The command was cancelled before it was applied; send a new one."),
+    "job_not_cancellable": ProblemKind(409, "Job not cancellable", "Only what still waits can be cancelled, and no command of an atomic batch by itself; GET the job to see what became of it."),
+    "job_not_failed": ProblemKind(409, "Job not failed", "Only dead letters can be retried; send a command that was rejected or cancelled anew."),
     "version_not_reached": ProblemKind(409, "Version not reached", "Ask again in a moment, or with a lower min_version."),
     "ledger_exists": ProblemKind(409, "Ledger exists", "Choose another id for the ledger."),
     "account_exists": ProblemKind(409, "Account exists", "Choose another name for the account."),

@@ -80,13 +80,14 @@ ON CONFLICT (subscriber, actor) DO UPDATE SET head = excluded.head
 
 FINISH: Final = """
 UPDATE commands SET status = CASE WHEN done.problem IS NULL THEN 'succeeded' ELSE 'rejected' END,
-    seq = done.seq, problem = done.problem, finished_at = $1, attempts = $2
+    seq = done.seq, problem = done.problem, finished_at = $1, attempts = $2,
+    task = CASE WHEN done.problem IS NOT NULL THEN $6 END
 FROM unnest($3::uuid[], $4::bigint[], $5::bytea[]) AS done (id, seq, problem)
 WHERE commands.id = done.id
 """
 
 BURY: Final = """
-UPDATE commands SET status = 'failed', finished_at = clock_timestamp(), attempts = $2, problem = $3
+UPDATE commands SET status = 'failed', finished_at = clock_timestamp(), attempts = $2, problem = $3, task = $4
 WHERE id = ANY ($1::uuid[])
 """
 
@@ -226,8 +227,8 @@ async def advance(db: Db, before: Head, decision: Decision, now: datetime, turn:
     await db.execute(FALL_BEHIND, head.actor, before.seq, head.seq)
 
 
-async def finish(db: Db, outcomes: Sequence[Outcome], now: datetime, attempts: int) -> None:
-    """Writes every command's outcome."""
+async def finish(db: Db, outcomes: Sequence[Outcome], now: datetime, attempts: int, task: str | None = None) -> None:
+    """Writes every command's outcome; `task` is the Celery task that came to it."""
     await db.execute(
         FINISH,
         now,
@@ -235,12 +236,13 @@ async def finish(db: Db, outcomes: Sequence[Outcome], now: datetime, attempts: i
         [outcome.command for outcome in outcomes],
         [outcome.seq for outcome in outcomes],
         [None if outcome.refusal is None else _encode(outcome.refusal) for outcome in outcomes],
+        task,
     )
 
 
-async def bury(db: Db, commands: Sequence[UUID], attempts: int, refusal: Refusal) -> None:
+async def bury(db: Db, commands: Sequence[UUID], attempts: int, refusal: Refusal, task: str | None = None) -> None:
     """Makes dead letters of an entry's commands, without running them again."""
-    await db.execute(BURY, commands, attempts, _encode(refusal))
+    await db.execute(BURY, commands, attempts, _encode(refusal), task)
 
 
 async def overdue(db: Db, older_than_ms: int, limit: int, types: Sequence[str]) -> list[str]:

@@ -44,6 +44,8 @@ TURN_COMMANDS: Final = "daybook_turn_commands"
 DELIVERIES: Final = "daybook_deliveries"
 DELIVERY_SECONDS: Final = "daybook_delivery_seconds"
 DELIVERED: Final = "daybook_delivered_events"
+STREAMS_OPENED: Final = "daybook_streams_opened"
+STREAMS_CLOSED: Final = "daybook_streams_closed"
 
 FAMILIES: Final[Mapping[str, Family]] = {
     REQUESTS: Family("HTTP requests answered.", ("method", "route", "status")),
@@ -58,6 +60,8 @@ FAMILIES: Final[Mapping[str, Family]] = {
     DELIVERIES: Family("Deliveries, by how they ended.", ("subscriber", "result")),
     DELIVERY_SECONDS: Family("Seconds a delivery took.", ("subscriber",), SECONDS),
     DELIVERED: Family("Events that subscribers took, repeats included.", ("subscriber",)),
+    STREAMS_OPENED: Family("Streams of events that clients began to follow.", ("of",)),
+    STREAMS_CLOSED: Family("Streams of events that ended; those opened but not closed are open.", ("of",)),
 }
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

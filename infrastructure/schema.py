@@ -190,6 +190,8 @@ commands = Table(
     Column("problem", LargeBinary),
     # in an atomic entry of the mailbox, whose commands share one position: their order there
     Column("line", Integer),
+    # which Celery task refused it or set it aside; of those that succeeded `turns` tells
+    Column("task", Text),
     CheckConstraint(
         "status IN ('scheduled', 'accepted', 'succeeded', 'rejected', 'failed', 'cancelled')", name="status"
     ),

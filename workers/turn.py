@@ -176,7 +176,7 @@ class Turns:
     async def _bury(self, db: Db, actor: str, rows: Sequence[Record], attempts: int) -> Finished:
         """Sets aside the one entry that `rows` are."""
         commands = [row["id"] for row in rows]
-        await mailbox.bury(db, commands, attempts, FAILED)
+        await mailbox.bury(db, commands, attempts, FAILED, self.origin().task)
         await mailbox.clear_mark(db, actor)
         discard = DISCARDS.get(type_of(actor))
         touched = [] if discard is None else await discard(db, id_of(actor), commands)
@@ -214,15 +214,15 @@ class Turns:
         return Finished(_tally(commands, decision), [recorded.correlation_id for recorded in commands], touched, span)
 
     async def _flush(self, db: Db, before: Head, state: Any, decision: Decision, now: datetime, mark: Mark) -> None:
-        kind = type_of(before.actor)
+        kind, origin = type_of(before.actor), self.origin()
         if decision.links:
             await mailbox.append_journal(db, decision.links)
             await REPOSITORIES[kind].save(db, state, decision.links, now)
-            await mailbox.advance(db, before, decision, now, mark.turn, self.origin())
+            await mailbox.advance(db, before, decision, now, mark.turn, origin)
         if (discard := DISCARDS.get(kind)) is not None:
             refused = [outcome.command for outcome in decision.outcomes if outcome.refusal is not None]
             await discard(db, id_of(before.actor), refused)
-        await mailbox.finish(db, decision.outcomes, now, max(1, mark.attempts))
+        await mailbox.finish(db, decision.outcomes, now, max(1, mark.attempts), origin.task)
 
     async def _acquit(self, actor: str, turn: UUID, narrow_by: int) -> None:
         """Takes the mark back as soon as Postgres answers again; if it does not, the turn counts as broken."""

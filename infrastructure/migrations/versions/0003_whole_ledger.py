@@ -13,6 +13,7 @@ depends_on = None
 
 STATEMENTS: Final = (
     "ALTER TABLE commands ADD COLUMN line INTEGER",
+    "ALTER TABLE commands ADD COLUMN task TEXT",
     "ALTER TABLE batches ADD COLUMN atomic BOOLEAN DEFAULT false NOT NULL",
     "ALTER TABLE ledgers ADD COLUMN closed_before TIMESTAMP WITH TIME ZONE",
     """
