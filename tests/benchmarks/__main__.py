@@ -17,7 +17,7 @@ from typing import Any, Final
 import uvloop
 from rich.console import Console
 
-from tests.benchmarks import bare, machine, per_task, product, report
+from tests.benchmarks import bare, history, machine, per_task, product, report
 from tests.benchmarks.pgledger import Pgledger, pgledger
 from tests.benchmarks.product import Daybook
 from tests.benchmarks.reference import Reference, reference
@@ -41,10 +41,21 @@ class Sizes:
     tasks: int = 1_500
     reads: int = 10_000
     seconds: int = 8
+    histories: tuple[int, ...] = (1_000, 100_000, 1_000_000)
+    questions: int = 200
 
     @classmethod
     def quick(cls) -> Sizes:
-        return cls(bulk=5_000, single=1_500, waits=50, tasks=300, reads=2_000, seconds=3)
+        return cls(
+            bulk=5_000,
+            single=1_500,
+            waits=50,
+            tasks=300,
+            reads=2_000,
+            seconds=3,
+            histories=(1_000, 20_000),
+            questions=50,
+        )
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,14 @@ class Bench:
             cached, plain = await product.reads(self.daybook, port, bare.PATH, self.sizes.reads)
         return {"cached balance": cached, "bare route": plain}
 
+    async def past(self) -> Taken:
+        found: Taken = {}
+        for backdated in (False, True):
+            for postings in self.sizes.histories:
+                reads = self.sizes.questions
+                found |= await history.measure(self.daybook, postings, backdated=backdated, reads=reads)
+        return found
+
 
 Measurement = Callable[[Bench], Awaitable[Taken]]
 
@@ -104,7 +123,11 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "single-1000": lambda bench: bench.single_of(1_000),
     "awaited": lambda bench: bench.awaited(),
     "reads": lambda bench: bench.reads(),
+    "past": lambda bench: bench.past(),
 }
+
+LAST: Final = "past"
+"""Millions of rows would be in the way of all else: measured at the end, and once."""
 
 
 def _environment(stack: Stack) -> dict[str, str]:
@@ -127,6 +150,8 @@ async def _run(stack: Stack, chosen: argparse.Namespace, console: Console) -> di
         bench = Bench(daybook, database, peer, sizes)
         for number in range(chosen.rounds):
             for name in chosen.only or MEASUREMENTS:
+                if name == LAST and number + 1 < chosen.rounds:
+                    continue
                 console.log(f"round {number + 1} of {chosen.rounds}: {name}")
                 await daybook.quiet()
                 for title, found in (await MEASUREMENTS[name](bench)).items():
