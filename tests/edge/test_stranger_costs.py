@@ -102,6 +102,9 @@ async def things(owner: User) -> tuple[Mapping[str, str], Mapping[str, str]]:
     session = (await owner.get("/auth/sessions")).json()["items"][0]["id"]
     real = {"ledger": ledger, "account": "wallets:alice", "transaction": job, "job": job, "batch": batch}
     real |= {"user": str(owner.id), "session": session, "key": key}
+    for name in ("schedule", "export"):
+        body = BODIES[f"POST /v1/ledgers/{{ledger}}/{name}s"]()
+        real[name] = (await owner.post(f"{base}/{name}s", body, prefer="wait=10")).json()["id"]
     return real, {**dict.fromkeys(real, NOTHING), "ledger": "l-nothing", "account": "wallets:nobody"}
 
 
