@@ -35,14 +35,11 @@ def find_labels(items: Sequence[Any]) -> Labels:
     wanted = {index: item["transaction"][1:] for index, item in enumerate(items) if _names_a_label(item)}
     if not wanted:
         return NONE
-    places: dict[str, list[int]] = {}
-    for index, item in enumerate(items):
-        label = item.get("label") if isinstance(item, dict) else None
-        if isinstance(label, str):
-            places.setdefault(label, []).append(index)
+    places = _places(items, "label")
+    keys = _places(items, "idempotency_key")
     found, faults = {}, []
     for index, label in wanted.items():
-        detail = _fault(items, index, places.get(label, ()))
+        detail = _fault(items, index, places.get(label, ()), keys)
         if detail is None:
             found[index] = places[label][0]
         else:
@@ -62,7 +59,17 @@ def _names_a_label(item: object) -> bool:
     return isinstance(named, str) and named.startswith(_MARK)
 
 
-def _fault(items: Sequence[Any], index: int, places: Sequence[int]) -> str | None:
+def _places(items: Sequence[Any], member: str) -> dict[str, list[int]]:
+    """Which commands have which value of a member."""
+    places: dict[str, list[int]] = {}
+    for index, item in enumerate(items):
+        value = item.get(member) if isinstance(item, dict) else None
+        if isinstance(value, str):
+            places.setdefault(value, []).append(index)
+    return places
+
+
+def _fault(items: Sequence[Any], index: int, places: Sequence[int], keys: Mapping[str, Sequence[int]]) -> str | None:
     if not places:
         return "names a label that no command of the request has"
     if len(places) > 1:
@@ -71,4 +78,6 @@ def _fault(items: Sequence[Any], index: int, places: Sequence[int]) -> str | Non
         return "must name an earlier command"
     if str(items[places[0]].get("kind")) not in MAKING:
         return "names a command that makes no transaction"
+    if len(keys.get(str(items[places[0]].get("idempotency_key")), ())) > 1:
+        return "names a command that shares its key with another one"
     return None

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Protocol
 from uuid import UUID, uuid4
 
+from msgspec.structs import replace
 from uuid_utils.compat import uuid7
 
 from domain.errors import DomainError
@@ -21,6 +22,7 @@ from infrastructure.command_log import (
     Job,
     Key,
     Receipt,
+    StaleNames,
     Submission,
     Tally,
 )
@@ -207,6 +209,28 @@ class CommandLogs:
             assert replayed(again) == wanted.batch
             assert code_of(other) == "idempotency_key_reused"
             assert await desk.log.depth(desk.actor, 100) == 2
+            assert await desk.log.find_keys([Asked(ada, desk.actor, "new")]) == [None]
+
+    @on_a_loop
+    async def test_a_batch_knows_whether_it_is_atomic(self) -> None:
+        async with self.desk() as desk, desk.user() as ada:
+            for atomic in (True, False):
+                wanted = replace(bulk(desk, ada, (None, "a"), (None, "b")), atomic=atomic)
+                assert len(accepted((await desk.append(wanted))[0]).jobs) == 2
+                assert wanted.batch is not None
+                batch = await desk.log.find_batch(wanted.batch, ada)
+                assert batch is not None
+                assert batch.atomic is atomic
+
+    @on_a_loop
+    async def test_what_names_a_command_that_is_an_older_one_is_not_written(self) -> None:
+        async with self.desk() as desk, desk.user() as ada:
+            accepted((await desk.append(single(desk, ada, "k")))[0])
+            wanted = bulk(desk, ada, ("k", "same"), ("new", "b"))
+            named = replace(wanted, named=frozenset({wanted.drafts[0].id}))
+            (answer,) = await desk.append(named)
+            assert isinstance(answer, StaleNames)
+            assert await desk.log.depth(desk.actor, 100) == 1
             assert await desk.log.find_keys([Asked(ada, desk.actor, "new")]) == [None]
 
     @on_a_loop

@@ -92,12 +92,15 @@ async def test_labels_that_name_nothing_are_pointed_at(serve: Serve) -> None:
             about("reverse", "twice"),
             about("reverse", "me", label="me"),
             {"kind": "void_transaction", "transaction": "no uuid"},
+            post(label="double", idempotency_key="k"),
+            post(idempotency_key="k"),
+            about("void", "double"),
         ]
         before = await service.pool.fetchval("SELECT count(*) FROM commands")
         answer = await ada.post(f"{base}/commands", {"commands": commands})
         assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
         found = sorted(error["pointer"] for error in answer.json()["errors"])
-        assert found == [f"#/commands/{index}/transaction" for index in (0, 3, 4, 7, 8, 9)]
+        assert found == [f"#/commands/{index}/transaction" for index in (0, 12, 3, 4, 7, 8, 9)]
         assert await service.pool.fetchval("SELECT count(*) FROM commands") == before
 
 
