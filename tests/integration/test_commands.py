@@ -281,14 +281,14 @@ WRONG: list[tuple[str, Json, list[str]]] = [
     # what asyncpg takes for the beginning of all time, and Postgres shows as -infinity
     ("transactions", {**posting(), "effective_at": "0001-01-01T00:00:00Z"}, ["#/effective_at"]),
     # ignoring them would do what was not asked for
-    ("transactions?validate_only=true", posting(), ["#/validate_only"]),
+    ("transactions?validate_only=yes", posting(), ["#/validate_only"]),
     ("accounts?a=1&b", {"name": "a", "currency": "USD", "type": "asset"}, ["#/a", "#/b"]),
     ("commands?atomic=false", {"commands": [GOOD]}, ["#/atomic"]),
     ("transactions", posting(credit="assets:bank"), ["#/postings/0"]),
     ("accounts", {"name": "a:..", "currency": "usd", "type": "asset"}, ["#/name", "#/currency"]),
     ("currencies", {"code": "POINTS", "scale": 19}, ["#/scale"]),
     ("commands", {"commands": []}, ["#/commands"]),
-    ("commands", {"commands": [GOOD, {"kind": "close_account", "account": "a"}]}, ["#/commands/1/kind"]),
+    ("commands", {"commands": [GOOD, {"kind": "expire_transaction"}]}, ["#/commands/1/kind"]),
     ("commands", {"commands": [GOOD, {**GOOD, **posting("0")}]}, ["#/commands/1/postings/0/amount"]),
     ("commands", {"commands": [{**GOOD, "effective_at": FUTURE}]}, ["#/commands/0/effective_at"]),
     ("commands", {"commands": [{**GOOD, "idempotency_key": ""}]}, ["#/commands/0/idempotency_key"]),
@@ -607,7 +607,7 @@ async def test_one_malformed_line_refuses_the_whole_request(serve: Callable[...,
         assert (syntax.status_code, pointers(syntax)) == (400, ["#/commands/1"])
         many = await ada.post(path, {"commands": [{**good, "reference": 1}] * 150})
         assert (many.status_code, len(pointers(many)), pointers(many)[99]) == (422, 100, "#/commands/99/reference")
-        atomic = await ada.post(f"{path}?atomic=true", json.dumps(good), content_type="application/x-ndjson")
+        atomic = await ada.post(f"{path}?atomic=yes", json.dumps(good), content_type="application/x-ndjson")
         assert (atomic.status_code, pointers(atomic)) == (422, ["#/atomic"])
         too_many = await ada.post(path, {"commands": [good] * 10_001})
         assert (too_many.status_code, pointers(too_many)) == (422, ["#/commands"])
