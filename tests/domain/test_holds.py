@@ -217,6 +217,15 @@ def test_what_is_held_can_be_captured_although_limits_are_reached_meanwhile() ->
     assert (figures(made, ALICE), figures(made, BOB)) == ((0, 0), (5_000, 5_000))
 
 
+@pytest.mark.parametrize("pending", [False, True])
+def test_a_transaction_is_dated_when_it_was_to_be_executed_if_it_does_not_say(pending: bool) -> None:
+    made = books()
+    later = replace(post((ALICE, BOB, "1")), pending=pending, execute_at=NOON + timedelta(hours=1))
+    assert made.transaction(made.apply(later)).effective_at == NOON + timedelta(hours=1)
+    said = replace(later, effective_at=NOON - timedelta(hours=1))
+    assert made.transaction(made.apply(said)).effective_at == NOON - timedelta(hours=1)
+
+
 def test_a_capture_has_a_date_of_its_own() -> None:
     made = books()
     held = made.apply(replace(hold((ALICE, BOB, "40")), effective_at=NOON - timedelta(days=3)))
@@ -323,12 +332,14 @@ def test_a_reversal_can_be_reversed_and_so_on() -> None:
 @pytest.mark.parametrize(
     ("original", "asked", "execute", "dated"),
     [
-        (-9, None, None, 7),
-        (30, None, None, 30),
-        (-9, None, 40, 40),
-        (50, None, 40, 50),
+        (-9, None, None, 80),
+        (90, None, None, 90),
+        (-9, None, 95, 95),
+        (99, None, 95, 99),
+        # a schedule's command may be executed late: the reversal is dated when it was asked for
+        (-9, None, 40, 80),
         (-9, -9, None, -9),
-        (-9, -8, 40, -8),
+        (-9, -8, 95, -8),
     ],
 )
 def test_when_a_reversal_takes_effect(original: int, asked: int | None, execute: int | None, dated: int) -> None:
@@ -337,8 +348,9 @@ def test_when_a_reversal_takes_effect(original: int, asked: int | None, execute:
 
     made = books()
     paid = made.apply(replace(post((ALICE, BOB, "4")), effective_at=at(original)))
-    made.decide([record(replace(reverse(paid), effective_at=at(asked), execute_at=at(execute)), 7)])
-    assert made.ledger.transactions[job(7)].effective_at == at(dated)
+    made.decide([record(replace(reverse(paid), effective_at=at(asked), execute_at=at(execute)), 80)])
+    assert made.transaction(job(80)).effective_at == at(dated)
+    assert made.transaction(paid).reversed_by == job(80)
 
 
 def test_closed_books_refuse_what_would_change_them_and_nothing_else() -> None:
