@@ -89,6 +89,7 @@ HEADERS: Final[Mapping[str, Header]] = {
     "Replayed": Header(
         "Idempotent-Replayed", "The key was used before; this answer is about that request's job.", {"const": "true"}
     ),
+    "Unbuffered": Header("X-Accel-Buffering", "Proxies pass on events as they come.", {"const": "no"}),
     "Applied": Header("Preference-Applied", "The answer was waited for.", {"const": "wait"}),
 }
 
@@ -147,6 +148,7 @@ def answer_headers(operation: Operation, status: int) -> tuple[str, ...]:
         "JobIfAny": operation.one_job and told,
         "Replayed": operation.keyed,
         "Applied": operation.command or operation.awaitable,
+        "Unbuffered": operation.media == "text/event-stream" and status == 200,
         "AskAgain": status == 202 or (operation.awaitable and status == 200),
         "RetryAfter": status == 503,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -37,6 +37,14 @@ def operations(http: httpx.Client) -> list[Operation]:
     ]
 
 
+def sent(http: httpx.Client, method: str, path: str, **given: Any) -> httpx.Response:
+    """The answer; of a stream of events the head alone, since that does not end."""
+    with http.stream(method, path, **given) as answer:
+        if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+            answer.read()
+    return answer
+
+
 # What is sent along; what must be new is made anew at each call.
 BODIES: Mapping[str, Callable[[], Json]] = {
     "POST /v1/ledgers": lambda: {"id": fresh(), "name": "Books"},
@@ -59,6 +67,9 @@ BODIES: Mapping[str, Callable[[], Json]] = {
     "PATCH /v1/users/{user}": lambda: {"roles": ["user"]},
     "POST /v1/users/{user}/password": lambda: {"password": secrets.token_urlsafe(12)},
     "POST /v1/users/{user}/disable": dict,
+    "POST /v1/jobs/{job}/cancel": dict,
+    "POST /v1/jobs/{job}/retry": dict,
+    "POST /v1/jobs/retry": dict,
     "POST /v1/api-keys": lambda: {"name": "a key", "scopes": ["ledger:read"]},
 }
 """Operations without a body have none here, nor those whose body depends on who asks."""

@@ -6,6 +6,7 @@ import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -13,9 +14,11 @@ import httpx
 import msgspec
 import pytest
 
+from domain.clock import format_time
+from tests.conftest import run_sql
 from tests.e2e.client import ROOT, Client, Json, open_books, posting, yearly
 from tests.e2e.digests import digest
-from tests.e2e.operations import BODIES, Operation, operations
+from tests.e2e.operations import BODIES, Operation, operations, sent
 from tests.e2e.people import Person, Town, a_town, log_in
 from tests.stack import Stack
 
@@ -23,6 +26,11 @@ TABLE = ROOT / "docs" / "permissions.md"
 EVERYBODY = ("nobody", "stranger", "reader", "writer", "owner", "read key", "write key", "operator", "admin")
 KEYS = {"read key": "ledger:read", "write key": "ledger:write"}
 ROLES = {"operator": "operator", "admin": "admin"}
+BURY = """
+UPDATE commands SET status = 'failed', position = nextval('daybook_position'), finished_at = clock_timestamp(),
+    problem = '{{"code":"command_failed","detail":"Set aside."}}'
+WHERE id = '{job}'
+"""
 CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found"}
 
 
@@ -184,6 +192,18 @@ def job_of_a_user(world: World, column: str) -> Ask:
     return Ask(world.clients[column], {"job": made.raise_for_status().json()["id"]})
 
 
+def waiting_job(world: World, column: str) -> Ask:
+    later = posting(execute_at=format_time(datetime.now(UTC) + timedelta(days=365)))
+    made = world.clients["owner"].post(f"/v1/ledgers/{world.ids['ledger']}/transactions", json=later)
+    return Ask(world.clients[column], {"job": made.raise_for_status().json()["id"]}, {})
+
+
+def dead_letter(world: World, column: str) -> Ask:
+    ask = waiting_job(world, column)
+    run_sql(world.town.stack.connection["database_url"], BURY.format(job=ask.ids["job"]))
+    return ask
+
+
 # How routes are asked that need more than the ids and bodies that all share.
 PREPARED: Mapping[str, Callable[[World, str], Ask]] = {
     "POST /auth/login": log_in_as_bystander,
@@ -209,6 +229,11 @@ PREPARED: Mapping[str, Callable[[World, str], Ask]] = {
     ),
     "GET /v1/jobs/{job} of the ledger": lambda world, column: Ask(world.clients[column], world.ids),
     "GET /v1/jobs/{job} of a user": job_of_a_user,
+    "GET /v1/jobs/{job}/events of the ledger": lambda world, column: Ask(world.clients[column], world.ids),
+    "GET /v1/jobs/{job}/events of a user": job_of_a_user,
+    "POST /v1/jobs/{job}/cancel of the ledger": waiting_job,
+    "POST /v1/jobs/{job}/retry of the ledger": dead_letter,
+    "POST /v1/jobs/retry of all ledgers": lambda world, column: Ask(world.clients[column], {}, {}),
 }
 
 
@@ -223,7 +248,7 @@ def prepare(world: World, row: Row, column: str) -> Ask:
 
 def send(row: Row, ask: Ask) -> httpx.Response:
     method, path = row.operation
-    return ask.http.request(method, path.format(**ask.ids), json=ask.body)
+    return sent(ask.http, method, path.format(**ask.ids), json=ask.body)
 
 
 # -- the tests --------------------------------------------------------------------------------------------------------

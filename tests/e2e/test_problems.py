@@ -26,7 +26,7 @@ ELSEWHERE = {
     "unavailable": "test_crashes.py",
     "internal_error": "tests/edge/test_pipeline.py: from outside there is no known way to it",
     "batch_rejected": "tests/integration/test_bulk.py: it takes a batch",
-    "command_cancelled": "no route cancels yet",
+    "command_cancelled": "tests/integration/test_jobs.py: it takes a mailbox that stands still",
     "username_taken": "below: it takes an administrator",
 }
 
@@ -128,6 +128,12 @@ def reuse_a_key(ada: Client, base: str) -> httpx.Response:
 
 FORM = "application/x-www-form-urlencoded"
 
+
+def posted(ada: Client, base: str) -> str:
+    """Where the job of a transaction is, which has succeeded."""
+    return f"/v1/jobs/{ada.done(f'{base}/transactions', posting())['id']}"
+
+
 ON_RECEIPT: dict[str, Callable[[Client, str], httpx.Response]] = {
     "malformed_request": lambda ada, base: ada.post(f"{base}/transactions", b'{"postings": [], "postings": []}'),
     "unauthorized": lambda ada, base: httpx.get(ada.http.base_url.join(base)),
@@ -142,6 +148,8 @@ ON_RECEIPT: dict[str, Callable[[Client, str], httpx.Response]] = {
     "rate_limited": lambda ada, _: log_in_as_nobody(ada, 40),
     "idempotency_key_reused": reuse_a_key,
     "version_not_reached": lambda ada, base: ada.get(f"{base}?min_version=99999"),
+    "job_not_cancellable": lambda ada, base: ada.post(f"{posted(ada, base)}/cancel"),
+    "job_not_failed": lambda ada, base: ada.post(f"{posted(ada, base)}/retry"),
     "ledger_exists": lambda ada, base: ada.post("/v1/ledgers", {"id": base.rpartition("/")[2], "name": "Again"}),
 }
 
