@@ -54,7 +54,7 @@ STATEMENTS: Final = (
         CONSTRAINT holds_amount_check CHECK (amount > 0 AND amount < 1e38),
         CONSTRAINT holds_posted_check CHECK (posted >= 0 AND held >= 0 AND posted + held <= amount),
         CONSTRAINT holds_two_accounts_check CHECK (debit <> credit)
-    )
+    ) WITH (fillfactor = 50)
     """,
     "CREATE INDEX holds_of_debit ON holds (ledger, debit, seq)",
     "CREATE INDEX holds_of_credit ON holds (ledger, credit, seq)",
