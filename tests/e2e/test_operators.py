@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -60,6 +61,28 @@ def test_flower_shows_turns_and_deliveries(flower: httpx.Client, ada: Client) ->
 
     for task in ("tasks.turns.run", "tasks.deliveries.deliver"):
         wait_for(lambda task=task: succeeded(task), seconds=PATIENCE_S, what=f"{task} in Flower")  # type: ignore[misc]
+
+
+def test_a_jobs_way_leads_to_its_task_in_flower(flower: httpx.Client, ada: Client) -> None:
+    ledger = open_books(ada)
+    job = ada.post(f"/v1/ledgers/{ledger}/transactions", posting()).json()
+    told = ada.get(job["links"]["events"]).text
+    blocks = [block for block in told.split("\n\n") if block.startswith("id: ")]
+    steps = {name: json.loads(data) for name, _, data in (way(block) for block in blocks)}
+    first, second, *published, last = steps
+    assert (first, second, last) == ("accepted", "turn", "finished")
+    assert sorted(published) == ["published.kafka", "published.redis"]
+    assert steps["finished"] == ada.read(f"/v1/jobs/{job['id']}") and steps["turn"]["seq"] == 4
+    path = f"/api/task/info/{steps['turn']['task']}"
+    wait_for(lambda: flower.get(path).status_code == 200, seconds=PATIENCE_S, what=f"{path} in Flower")
+    task = content(flower, path)
+    assert task["name"] == "tasks.turns.run" and f"ledger:{ledger}" in task["args"]
+
+
+def way(block: str) -> tuple[str, str, str]:
+    """A step's id, name and data."""
+    step, name, data = (line.partition(": ")[2] for line in block.splitlines())
+    return step, name, data
 
 
 @pytest.mark.parametrize("path", ["/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks"])
