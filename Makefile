@@ -26,6 +26,9 @@ test-hledger: dev-environment  ## what is exported for hledger, by hledger itsel
 	@command -v hledger >/dev/null || { echo "This needs hledger (https://hledger.org; on Debian and Ubuntu: apt install hledger)."; exit 1; }
 	@$(BIN)/pytest -m hledger tests/integration/test_hledger.py $(ARGS)
 
+soak: dev-environment  ## the service beside a model of it, 200,000 random commands; SEED=, COMMANDS= and WIDTH= choose
+	@SEED=$(SEED) COMMANDS=$(COMMANDS) WIDTH=$(WIDTH) $(BIN)/python -m tests.model
+
 check: dev-environment  ## style, types, arrows between modules, migrations, lock files, insecure code, advisories
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

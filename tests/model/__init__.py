@@ -1,0 +1,1 @@
+"""A ledger in plain Python, and what drives it side by side with the service."""
