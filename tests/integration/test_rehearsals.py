@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from api.openapi import document_of
 from infrastructure.settings import Settings
 from tests.journals import on_a_loop
 from tests.service import Json, Service, User, open_books, posting, running_service
@@ -104,6 +106,31 @@ async def test_a_refusal_is_told_and_what_is_wrong_on_receipt_stays_an_error(ser
         assert (await ada.post(f"{path}?{DRY}", posting(), idempotency_key="k" * 300)).status_code == 200
         done = await ada.post(f"{path}?validate_only=false", posting(), prefer=WAIT)
         assert done.status_code == 201
+
+
+@on_a_loop
+async def test_the_answer_is_as_it_is_described(serve: Callable[[], Any]) -> None:
+    async with serve() as (service, ada, base):
+        document = document_of(service.app)
+        for path, body in (
+            ("transactions", posting("1", credit="wallets:nobody")),
+            ("accounts/wallets:alice/freeze", {}),
+            ("commands", {"commands": [{"kind": "post_transaction", **posting()}]}),
+        ):
+            template = f"/v1/ledgers/{{ledger}}/{path.replace('wallets:alice', '{account}')}"
+            described = document["paths"][template]["post"]["responses"]["200"]
+            answer = await ada.post(f"{base}/{path}?{DRY}", body)
+            schema = described["content"]["application/json"]["schema"]
+            Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
+            known = {name.lower() for name in described["headers"]} | {"content-type", "content-length"}
+            assert set(answer.headers) <= known
+            headers = {
+                name: document["components"]["headers"][each["$ref"].rpartition("/")[2]]
+                for name, each in described["headers"].items()
+            }
+            assert {name for name, each in headers.items() if each["required"]} <= {
+                name for name in headers if name.lower() in answer.headers
+            }
 
 
 @on_a_loop
