@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from domain.ledger.commands import Posting, PostTransaction, Precondition
-from domain.ledger.events import TransactionCaptured, TransactionHeld, TransactionPosted, TransactionReversed
+from domain.ledger.events import HeldLine, TransactionCaptured, TransactionHeld, TransactionPosted, TransactionReversed
 from domain.ledger.model import DEBIT_NORMAL, SERVICE, Line
 from domain.messages import Command
 from tests.books import (
@@ -111,6 +111,9 @@ def test_a_final_capture_releases_the_rest() -> None:
     made.apply(capture_one(held, "15"))
     assert made.transaction(held).status == "captured"
     assert made.transaction(held).lines == [Line(ALICE, BOB, 4_000, 1_500, 0)]
+    event = made.links[-1].entry.data
+    assert isinstance(event, TransactionCaptured)
+    assert event.postings == (HeldLine(ALICE, BOB, "15.00", "25.00", "0.00", "USD"),)
     assert figures(made, ALICE) == (8_500, 8_500)
     assert made.account(BOB).pending_credits == 0
 
