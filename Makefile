@@ -7,7 +7,7 @@ SCALE ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-kafka test-hledger check audit bench lock python run-environment dev-environment
+.PHONY: help up test test-kafka test-hledger soak check audit bench lock python run-environment dev-environment
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|' 2>/dev/null \

@@ -54,7 +54,7 @@ def leave(all_books: list[Books]) -> list[Books]:
 
 
 def machine(world: World, *, most: int, enough: int, unfinished: list[Books]) -> type[RuleBasedStateMachine]:
-    """The machine for a running service. `most`: commands of one client in one move. With `enough` of them nothing is done.
+    """The machine for a running service. `most`: commands of one client in one move; `enough`: when to stop.
 
     Ledgers in which something is still to expire are left in `unfinished`.
     """
