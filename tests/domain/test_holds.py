@@ -17,6 +17,7 @@ from domain.ledger.model import DEBIT_NORMAL, SERVICE, Line
 from domain.messages import Command
 from tests.books import (
     ADA,
+    LARGEST,
     NOON,
     Books,
     capture,
@@ -89,6 +90,18 @@ def test_limits_count_holds_in_both_directions(kind: str) -> None:
         assert made.refusal(make(into("3.01"))) == "max_balance_exceeded"
     made.apply(hold(out("4")))
     made.apply(post(into("3")))
+
+
+def test_each_of_the_four_sums_goes_up_to_the_limit_by_itself() -> None:
+    made = Books(create(), open_account("a", "JPY"), open_account("b", "JPY", "income"))
+    held = made.apply(hold(("a", "b", str(LARGEST - 1))))
+    made.apply(hold(("a", "b", "1")))
+    assert made.refusal(hold(("a", "b", "1"))) == "amount_overflow"
+    made.apply(post(("a", "b", "2")))
+    # what is held has room, what was posted has not
+    assert made.refusal(capture(held)) == "amount_overflow"
+    assert made.refusal(capture_one(held, str(LARGEST - 2))) is None
+    assert made.account("a").posted_debits == made.account("b").posted_credits == LARGEST
 
 
 def test_captured_in_parts_until_nothing_is_held() -> None:
