@@ -93,15 +93,18 @@ def test_limits_count_holds_in_both_directions(kind: str) -> None:
 
 
 def test_each_of_the_four_sums_goes_up_to_the_limit_by_itself() -> None:
-    made = Books(create(), open_account("a", "JPY"), open_account("b", "JPY", "income"))
+    made = Books(create(), *[open_account(name, "JPY") for name in ("a", "b", "c")])
     held = made.apply(hold(("a", "b", str(LARGEST - 1))))
     made.apply(hold(("a", "b", "1")))
-    assert made.refusal(hold(("a", "b", "1"))) == "amount_overflow"
+    for pair in (("a", "c"), ("c", "b")):
+        assert made.refusal(hold((*pair, "1"))) == "amount_overflow"
     made.apply(post(("a", "b", "2")))
     # what is held has room, what was posted has not
     assert made.refusal(capture(held)) == "amount_overflow"
     assert made.refusal(capture_one(held, str(LARGEST - 2))) is None
     assert made.account("a").posted_debits == made.account("b").posted_credits == LARGEST
+    for pair in (("a", "c"), ("c", "b")):
+        assert made.refusal(post((*pair, "1"))) == "amount_overflow"
 
 
 def test_captured_in_parts_until_nothing_is_held() -> None:
