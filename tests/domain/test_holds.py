@@ -411,9 +411,10 @@ def test_a_frozen_account_can_be_used_again_and_a_closed_one_never() -> None:
 
 def test_an_account_is_closed_only_when_nothing_is_held_of_it() -> None:
     made = books()
-    held = made.apply(hold((BANK, FEES, "1")))
-    assert made.refusal(close(FEES)) == "account_not_empty"
-    made.apply(void(held))
+    for line in ((BANK, FEES, "1"), (FEES, BANK, "1")):
+        held = made.apply(hold(line))
+        assert made.refusal(close(FEES)) == "account_not_empty"
+        made.apply(void(held))
     made.apply(close(FEES))
 
 
