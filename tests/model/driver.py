@@ -479,6 +479,10 @@ class Books:
         self.agree("grants", "/grants", lambda: {"items": self._grants()}, 1000)
         busiest = sorted(model.accounts, key=lambda name: -len(model.history[name]))
         self._seal(busiest[0])
+        self.agree("balances", "/balances", lambda: self._at(model.balances(model.seq), None, None), 1000)
+        for question in (self._ask_account, self._ask_accounts, self._ask_balances, self._ask_refused, self._ask_again):
+            for dice in range(4):
+                question(Random(dice))
         for name in busiest[:6]:
             self._statement(name, None, None, {}, 500)
 

@@ -45,7 +45,7 @@ def test_model_and_service_agree_on_everything() -> None:
             # times differ from run to run, and with them what is rare
             if covered(world):
                 break
-            number = drive(world, number, 1, SHORT, tell)
+            number = drive(world, number, COMMANDS // 4, SHORT, tell)
         assert world.commands >= COMMANDS
         assert not world.missing
         # each kind was applied at least once, each read compared
