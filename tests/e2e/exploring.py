@@ -201,7 +201,6 @@ _BEYOND: Final = (
     ("#/commands", "must be left out "),
     ("#/commands", "must not all be zero"),
     ("#/commands", "must lie "),
-    ("#/commands", 'up_to needs the amount "available"'),
     ("#/", "must not be more than 60 seconds in the future"),
     ("#/", "must not be before"),
     ("#/", "must not be after"),
