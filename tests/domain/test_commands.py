@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from domain.catalog import KIND_OF, KINDS
 from domain.ledger.commands import (
@@ -42,7 +43,8 @@ from domain.ledger.commands import (
     UpdateTransaction,
     VoidTransaction,
 )
-from domain.ledger.handlers import weight
+from domain.ledger.handlers import touches, weight
+from domain.ledger.model import Touches
 from domain.messages import Command
 from tests.books import EVE, NOON, capture, hold, post, void
 
@@ -231,3 +233,9 @@ def test_a_transaction_weighs_its_postings() -> None:
     assert weight(capture(EVE, "1", "0", "2")) == 3
     assert weight(capture(EVE)) == weight(void(EVE)) == 1
     assert weight(RegisterCurrency(code="POINTS", scale=2)) == 1
+
+
+def test_accounts_that_preconditions_name_are_loaded() -> None:
+    needed = Touches.none()
+    touches(replace(post(("a", "b", "1")), preconditions=(Precondition("c", version=1),)), needed)
+    assert needed.accounts == {"a", "b", "c"}
