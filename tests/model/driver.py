@@ -363,7 +363,8 @@ class Books:
         job = str(row["id"])
         if row["schedule"] is None:
             same("kind of what nobody asked for", row["kind"], "expire_transaction")
-            return Wish(row["kind"], msgspec.json.decode(row["payload"]), job)
+            self.wishes[job] = Wish(row["kind"], msgspec.json.decode(row["payload"]), job)
+            return self.wishes[job]
         schedule, at = self.model.schedules[str(row["schedule"])], row["execute_at"]
         span, first = span_of(schedule["every"]), schedule["starts_at"]
         if at < first or (at - first) % span or at in schedule["fired"]:
