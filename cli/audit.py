@@ -10,9 +10,10 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
+import asyncpg
 from asyncpg import Record
 
 from cli.audit_books import Books
@@ -22,8 +23,12 @@ from cli.chain import Json, compare_head, pages
 from cli.findings import Counts, Findings
 from infrastructure.postgres import Db
 
+Connection: TypeAlias = "asyncpg.Connection[Record] | asyncpg.pool.PoolConnectionProxy[Record]"
+
 K = TypeVar("K", int, str, tuple[int, int], tuple[str, int])
 
+AT_ONCE: Final = 1_000
+"""Rows that are read together."""
 BEYOND: Final = 1_000
 """Rows behind the journal's end that are named."""
 
@@ -105,7 +110,9 @@ async def list_ledgers(db: Db, ledger: str | None) -> list[tuple[str, int]]:
     return [(row["ledger"], row["seq"]) for row in await db.fetch(LEDGERS, ledger)]
 
 
-async def audit(db: Db, ledger: str, findings: Findings, counts: Counts, advance: Callable[[int], None]) -> None:
+async def audit(
+    db: Connection, ledger: str, findings: Findings, counts: Counts, advance: Callable[[int], None]
+) -> None:
     """Compares all that is kept of one ledger with its journal. `db` must be in a REPEATABLE READ transaction."""
     books = Books(ledger, findings)
     turns = _Turns(books)
@@ -228,9 +235,9 @@ async def _compare_schedules(db: Db, books: Books) -> None:
     _compare_all(books, "schedule", books.schedules, found, str)
 
 
-async def _compare_transactions(db: Db, books: Books, counts: Counts) -> None:
+async def _compare_transactions(db: Connection, books: Books, counts: Counts) -> None:
     async def found() -> AsyncIterator[tuple[int, Json]]:
-        async for row in _read(db, TRANSACTIONS, books.ledger):
+        async for row in db.cursor(TRANSACTIONS, books.ledger, prefetch=AT_ONCE):
             counts.transactions += 1
             yield row["seq"], {**row, "metadata": json.loads(row["metadata"])}
 
@@ -238,18 +245,18 @@ async def _compare_transactions(db: Db, books: Books, counts: Counts) -> None:
     await _walk(books, "transaction", kept, found(), lambda seq: f"{books.ledger}/{seq}")
 
 
-async def _compare_holds(db: Db, books: Books, counts: Counts) -> None:
+async def _compare_holds(db: Connection, books: Books, counts: Counts) -> None:
     async def found() -> AsyncIterator[tuple[tuple[int, int], Json]]:
-        async for row in _read(db, HOLDS, books.ledger):
+        async for row in db.cursor(HOLDS, books.ledger, prefetch=AT_ONCE):
             counts.holds += 1
             yield (row["seq"], row["posting"]), _whole(row, "amount", "posted", "held")
 
     await _walk(books, "hold", _kept_holds(books), found(), lambda key: f"{books.ledger}/{key[0]}#{key[1]}")
 
 
-async def _compare_accounts(db: Db, books: Books, counts: Counts) -> None:
+async def _compare_accounts(db: Connection, books: Books, counts: Counts) -> None:
     async def found() -> AsyncIterator[tuple[str, Json]]:
-        async for row in _read(db, ACCOUNTS, books.ledger):
+        async for row in db.cursor(ACCOUNTS, books.ledger, prefetch=AT_ONCE):
             counts.accounts += 1
             yield row["name"], {**_whole(row, *_MONEY), "metadata": json.loads(row["metadata"])}
 
@@ -257,9 +264,9 @@ async def _compare_accounts(db: Db, books: Books, counts: Counts) -> None:
     await _walk(books, "account", kept, found(), lambda name: f"{books.ledger} {name}")
 
 
-async def _compare_sums(db: Db, books: Books) -> None:
+async def _compare_sums(db: Connection, books: Books) -> None:
     async def found() -> AsyncIterator[tuple[tuple[str, int], Json]]:
-        async for row in _read(db, PENDING_SUMS, books.ledger):
+        async for row in db.cursor(PENDING_SUMS, books.ledger, prefetch=AT_ONCE):
             yield (row["account"], row["seq"]), _whole(row, "pending_debits", "pending_credits")
 
     kept = (
@@ -269,9 +276,9 @@ async def _compare_sums(db: Db, books: Books) -> None:
     await _walk(books, "pending sum", kept, found(), lambda key: f"{books.ledger}/{key[1]} {key[0]}")
 
 
-async def _compare_changes(db: Db, books: Books) -> None:
+async def _compare_changes(db: Connection, books: Books) -> None:
     async def found() -> AsyncIterator[tuple[tuple[str, int], Json]]:
-        async for row in _read(db, CHANGES, books.ledger):
+        async for row in db.cursor(CHANGES, books.ledger, prefetch=AT_ONCE):
             yield (row["account"], row["seq"]), {**row, "metadata": json.loads(row["metadata"])}
 
     kept = (
@@ -281,9 +288,9 @@ async def _compare_changes(db: Db, books: Books) -> None:
     await _walk(books, "account change", kept, found(), lambda key: f"{books.ledger}/{key[1]} {key[0]}")
 
 
-async def _compare_runs(db: Db, books: Books) -> None:
+async def _compare_runs(db: Connection, books: Books) -> None:
     """The sums that answers about the past start from."""
-    async for row in _read(db, RUNS, books.ledger):
+    async for row in db.cursor(RUNS, books.ledger, prefetch=AT_ONCE):
         moved = {"debits": row["moved_debits"], "credits": row["moved_credits"]}
         place = f"{books.ledger} {row['account']} up to {row['last_seq']}, level {row['level']}"
         books.findings.compare("run", place, moved, dict(row))
@@ -311,12 +318,6 @@ async def _walk(
     while wanted is not None:
         books.findings.add(kind, f"{name(wanted[0])}: is missing")
         wanted = next(expected, None)
-
-
-async def _read(db: Db, statement: str, ledger: str) -> AsyncIterator[Record]:
-    """Row by row, however many there are."""
-    async for row in db.cursor(statement, ledger, prefetch=1_000):  # type: ignore[union-attr]
-        yield row
 
 
 # -- as the journal makes them, in the columns of the tables ----------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from typing import Annotated, Final
 
 from cyclopts import Parameter
@@ -20,6 +21,8 @@ from infrastructure.redis import open_redis
 from infrastructure.settings import Settings
 
 AT_ONCE: Final = 1_000
+STATEMENT_MS: Final = 600_000
+"""All of a large ledger is removed by one statement."""
 
 
 def rebuild(
@@ -56,7 +59,8 @@ async def _rebuild(chosen: Settings, ledger: str | None) -> list[tuple[str, int]
     progress = Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True)
     done = []
     redis = open_redis(chosen)
-    async with await open_pool(chosen, application="rebuild", size=1) as pool, pool.acquire() as db:
+    patient = replace(chosen, statement_timeout_ms=STATEMENT_MS)
+    async with await open_pool(patient, application="rebuild", size=1) as pool, pool.acquire() as db:
         with progress:
             for name, events in await list_ledgers(db, ledger):
                 bar = progress.add_task(name, total=events)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Final
 
 from cyclopts import Parameter
@@ -20,6 +20,8 @@ from infrastructure.postgres import open_pool
 from infrastructure.settings import Settings
 
 SHOWN: Final = 10
+STATEMENT_MS: Final = 600_000
+"""Some of what is compared is sorted first, and of a large ledger that is much."""
 
 
 def verify(
@@ -60,7 +62,8 @@ async def _verify(chosen: Settings, ledger: str | None, findings: Findings, *, q
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     label = TextColumn("{task.description}")
     progress = Progress(label, *columns, console=Console(stderr=True), transient=True, disable=quiet)
-    async with await open_pool(chosen, application="verify", size=1) as pool, pool.acquire() as db:
+    patient = replace(chosen, statement_timeout_ms=STATEMENT_MS)
+    async with await open_pool(patient, application="verify", size=1) as pool, pool.acquire() as db:
         ledgers = await list_ledgers(db, ledger)
         with progress:
             of_users = await count_user_events(db) if ledger is None else 0

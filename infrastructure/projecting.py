@@ -12,7 +12,6 @@ from typing import Final
 
 from domain.catalog import APPLIERS
 from domain.decision import Link, Stamp
-from domain.ledger.events import ScheduleCancelled, ScheduleCreated, SchedulePaused, ScheduleResumed
 from domain.ledger.model import Touches
 from domain.ledger.replay import replayed
 from infrastructure import journal
@@ -25,43 +24,37 @@ PAGE_BYTES: Final = 8 << 20
 # No turn of the ledger's runs meanwhile; whoever holds the lock is waited for as long as a statement may take.
 LOCK: Final = "SELECT seq FROM actors WHERE actor = $1 FOR NO KEY UPDATE"
 
-REMOVE: Final = (
-    "DELETE FROM ledgers WHERE id = $1",
-    "DELETE FROM grants WHERE ledger = $1",
-    "DELETE FROM currencies WHERE ledger = $1",
-    "DELETE FROM accounts WHERE ledger = $1",
-    "DELETE FROM account_changes WHERE ledger = $1",
-    "DELETE FROM pending_sums WHERE ledger = $1",
-    "DELETE FROM periods WHERE ledger = $1",
-    "DELETE FROM transactions WHERE ledger = $1",
-    "DELETE FROM postings WHERE ledger = $1",
-    "DELETE FROM holds WHERE ledger = $1",
-    "DELETE FROM captures WHERE ledger = $1",
-    "DELETE FROM sealed_chunks WHERE ledger = $1",
-    "DELETE FROM sealed_runs WHERE ledger = $1",
-    "DELETE FROM sealed_upto WHERE ledger = $1",
-)
+REMOVE: Final = """
+WITH gone AS (DELETE FROM ledgers WHERE id = $1),
+    gone_grants AS (DELETE FROM grants WHERE ledger = $1),
+    gone_currencies AS (DELETE FROM currencies WHERE ledger = $1),
+    gone_accounts AS (DELETE FROM accounts WHERE ledger = $1),
+    gone_changes AS (DELETE FROM account_changes WHERE ledger = $1),
+    gone_sums AS (DELETE FROM pending_sums WHERE ledger = $1),
+    gone_periods AS (DELETE FROM periods WHERE ledger = $1),
+    gone_transactions AS (DELETE FROM transactions WHERE ledger = $1),
+    gone_postings AS (DELETE FROM postings WHERE ledger = $1),
+    gone_holds AS (DELETE FROM holds WHERE ledger = $1),
+    gone_captures AS (DELETE FROM captures WHERE ledger = $1),
+    gone_chunks AS (DELETE FROM sealed_chunks WHERE ledger = $1),
+    gone_runs AS (DELETE FROM sealed_runs WHERE ledger = $1)
+DELETE FROM sealed_upto WHERE ledger = $1
+"""
 
 # A page holds events of many turns, each with a time of its own.
-DATE: Final = (
-    """
-    UPDATE transactions SET recorded_at = event.recorded_at
-    FROM unnest($2::bigint[], $3::timestamptz[]) AS event (seq, recorded_at)
-    WHERE transactions.ledger = $1 AND transactions.seq = event.seq
-    """,
-    """
-    UPDATE captures SET recorded_at = event.recorded_at
-    FROM unnest($2::bigint[], $3::timestamptz[]) AS event (seq, recorded_at)
-    WHERE captures.ledger = $1 AND captures.seq = event.seq
-    """,
-    """
-    UPDATE periods SET closed_at = event.recorded_at
-    FROM unnest($2::bigint[], $3::timestamptz[]) AS event (seq, recorded_at)
-    WHERE periods.ledger = $1 AND periods.seq = event.seq
-    """,
-)
-
-_OF_SCHEDULES: Final = (ScheduleCreated, SchedulePaused, ScheduleResumed, ScheduleCancelled)
+DATE: Final = """
+WITH event AS (SELECT * FROM unnest($2::bigint[], $3::timestamptz[]) AS event (seq, recorded_at)),
+    dated_transactions AS (
+        UPDATE transactions SET recorded_at = event.recorded_at FROM event
+        WHERE transactions.ledger = $1 AND transactions.seq = event.seq
+    ),
+    dated_captures AS (
+        UPDATE captures SET recorded_at = event.recorded_at FROM event
+        WHERE captures.ledger = $1 AND captures.seq = event.seq
+    )
+UPDATE periods SET closed_at = event.recorded_at FROM event
+WHERE periods.ledger = $1 AND periods.seq = event.seq
+"""
 
 
 async def project(db: Db, ledger: str) -> AsyncIterator[int]:
@@ -72,8 +65,7 @@ async def project(db: Db, ledger: str) -> AsyncIterator[int]:
     """
     actor = f"ledger:{ledger}"
     await db.fetchval(LOCK, actor)
-    for statement in REMOVE:
-        await db.execute(statement, ledger)
+    await db.execute(REMOVE, ledger)
     after = 0
     while lines := await journal.page(db, actor, after, lines=PAGE_EVENTS, size=PAGE_BYTES):
         links = [Link(journal.read_entry(line.event), line.event, b"") for line in lines]
@@ -86,7 +78,7 @@ async def _apply(db: Db, ledger: str, links: Sequence[Link]) -> None:
     needed = Touches.none()
     for link in links:
         replayed(link.entry.data, needed)
-    state = await ledgers.fetch(db, ledger, needed, set())
+    state = await ledgers.assemble(db, ledger, needed, set())
     times = [datetime.fromisoformat(link.entry.recorded_at) for link in links]
     for link, recorded_at in zip(links, times, strict=True):
         event = link.entry.data
@@ -94,5 +86,4 @@ async def _apply(db: Db, ledger: str, links: Sequence[Link]) -> None:
     state.schedules.clear()
     await ledgers.save(db, state, links, times[-1])
     seqs = [link.entry.seq for link in links]
-    for statement in DATE:
-        await db.execute(statement, ledger, seqs, times)
+    await db.execute(DATE, ledger, seqs, times)

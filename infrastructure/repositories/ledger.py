@@ -117,10 +117,10 @@ async def load(db: Db, ledger_id: str, commands: Iterable[Recorded], *, locks: b
         principals.add(recorded.principal)
     if locks and needed.users:
         await db.execute(LOCK_GRANTS, ledger_id, sorted(needed.users))
-    return await fetch(db, ledger_id, needed, principals)
+    return await assemble(db, ledger_id, needed, principals)
 
 
-async def fetch(db: Db, ledger_id: str, needed: Touches, principals: set[UUID]) -> Ledger:
+async def assemble(db: Db, ledger_id: str, needed: Touches, principals: set[UUID]) -> Ledger:
     """What is `needed`, and who the `principals` are there."""
     row = await db.fetchrow(PROFILE, ledger_id)
     named = await transactions.load(db, ledger_id, needed.transactions)

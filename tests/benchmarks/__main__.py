@@ -80,6 +80,13 @@ class Bench:
     async def bulk_of(self, accounts: int) -> Taken:
         return {f"bulk, {accounts} accounts": await product.bulk(self.daybook, accounts, self.sizes.bulk)}
 
+    async def atomic_of(self, accounts: int) -> Taken:
+        found = await product.bulk(self.daybook, accounts, self.sizes.bulk, atomic=True)
+        return {f"bulk atomic, {accounts} accounts": found}
+
+    async def holds_of(self, accounts: int) -> Taken:
+        return {f"bulk holds, {accounts} accounts": await product.holds(self.daybook, accounts, self.sizes.bulk // 2)}
+
     async def single_of(self, accounts: int) -> Taken:
         return {f"single, {accounts} accounts": await product.single(self.daybook, accounts, self.sizes.single)}
 
@@ -115,6 +122,8 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "floor": lambda bench: bench.reference_of(2),
     "pgledger": lambda bench: bench.pgledger_of(2),
     "bulk": lambda bench: bench.bulk_of(2),
+    "atomic": lambda bench: bench.atomic_of(2),
+    "holds": lambda bench: bench.holds_of(2),
     "single": lambda bench: bench.single_of(2),
     "tasks": lambda bench: bench.tasks(),
     "floor-1000": lambda bench: bench.reference_of(1_000),

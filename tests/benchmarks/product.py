@@ -156,13 +156,27 @@ async def connected(stack: Stack, *, keys: bool) -> AsyncIterator[Daybook]:
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
-async def bulk(daybook: Daybook, accounts: int, transfers: int) -> dict[str, Any]:
-    """Transfers in bulk requests of 1,000."""
+async def bulk(daybook: Daybook, accounts: int, transfers: int, *, atomic: bool = False) -> dict[str, Any]:
+    """Transfers in bulk requests of 1,000, each request all or nothing if `atomic`."""
     ledger = await daybook.new_ledger(accounts)
     path = f"/v1/ledgers/{ledger.id}/commands"
     groups = [[_line(ledger, daybook.keys) for _ in range(BULK)] for _ in range(transfers // BULK)]
-    requests = [json_request(path, daybook.headers, {"commands": group}) for group in groups]
+    requests = [json_request(path, daybook.headers, {"commands": group, "atomic": atomic}) for group in groups]
     return await _drain(daybook, ledger, requests, transfers, connections=BULK_CONNECTIONS)
+
+
+async def holds(daybook: Daybook, accounts: int, commands: int) -> dict[str, Any]:
+    """Holds and their captures in bulk requests of 1,000 commands: each transfer takes two."""
+    ledger = await daybook.new_ledger(accounts)
+    path = f"/v1/ledgers/{ledger.id}/commands"
+    requests = []
+    for _ in range(commands // BULK):
+        group: list[dict[str, Any]] = []
+        for number in range(BULK // 2):
+            group.append({**_line(ledger, daybook.keys), "pending": True, "label": str(number)})
+            group.append({"kind": "capture_transaction", "transaction": f"#{number}"})
+        requests.append(json_request(path, daybook.headers, {"commands": group}))
+    return await _drain(daybook, ledger, requests, len(requests) * BULK, connections=BULK_CONNECTIONS)
 
 
 async def single(daybook: Daybook, accounts: int, transfers: int) -> dict[str, Any]:

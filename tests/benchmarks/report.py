@@ -60,6 +60,8 @@ TARGETS: Final = (
     Target("single drain ÷ leanest SQL, 2 hot accounts", "single, 2 accounts", "floor, 2 accounts"),
     Target("bulk drain ÷ one task per transfer", "bulk, 2 accounts", "one task per transfer", least=10),
     Target("single drain ÷ one task per transfer", "single, 2 accounts", "one task per transfer"),
+    Target("atomic bulk ÷ bulk, 2 hot accounts", "bulk atomic, 2 accounts", "bulk, 2 accounts"),
+    Target("holds and captures ÷ bulk, 2 hot accounts", "bulk holds, 2 accounts", "bulk, 2 accounts"),
     Target("idle Prefer: wait, median ms", "idle wait", figure="p50_ms", most=25),
     Target("cached balance ÷ bare route", "cached balance", "bare route", least=0.5),
     # a thousand times the history, dated at random: adding it up would come to a thousandth
