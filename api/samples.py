@@ -32,6 +32,8 @@ _VALUES: Final[Mapping[str, Any]] = {
     "detail": "must be a decimal string above zero",
     "difference": "0.00",
     "epoch": 1,
+    "every": "P1D",
+    "ScheduleView.status": "active",
     "event": '{"actor":"ledger:acme","epoch":1,"seq":4,…}',
     "events": f"/v1/jobs/{_ID}/events",
     "hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -109,11 +111,14 @@ _VALUES: Final[Mapping[str, Any]] = {
 # What may be left out of a request, and mostly is.
 _SPARED: Final = frozenset(("amounts", "effective_at", "execute_at", "final"))
 
+# What a type does not require, and a request needs all the same: one of several members.
+_NEEDED: Final[Mapping[str, set[str]]] = {"CreateSchedule": {"every"}}
+
 # Members that are null in most answers.
 _UNSET: Final = frozenset(
     (
         *("batch", "effective_at", "execute_at", "expires_at", "max_balance", "min_balance"),
-        *("next", "problem", "progress", "reversed_by", "reverses"),
+        *("next", "problem", "progress", "reversed_by", "reverses", "rrule"),
     )
 )
 
@@ -173,7 +178,7 @@ def _members(schema: Schema, components: Mapping[str, Schema], whole: bool) -> d
     properties: Mapping[str, Schema] = schema.get("properties", {})
     title = schema.get("title", "")
     required = set(schema.get("required", ()))
-    chosen = required or set(properties) - _SPARED
+    chosen = required | _NEEDED.get(title, set()) or set(properties) - _SPARED
     wanted = [name for name in properties if whole or name in chosen]
     return {
         name: None

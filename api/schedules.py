@@ -18,7 +18,7 @@ from api.ledgers import accept_for, accept_in
 from api.paths import body_of, command_about, id_in
 from api.queries import GetSchedule
 from api.transactions import CAPTURE_TRANSACTION, POST_TRANSACTION, REVERSE_TRANSACTION, VOID_TRANSACTION
-from domain.clock import in_utc
+from domain.clock import in_utc, unkept
 from domain.errors import Fault
 from domain.ledger import templates
 from domain.ledger.schedules import CancelSchedule, CreateSchedule, PauseSchedule, ResumeSchedule, duration_of
@@ -51,7 +51,9 @@ def schedule_faults(command: CreateSchedule) -> Iterator[Fault]:
     yield from _template_faults(command.command)
     now = datetime.now(UTC)
     starts_at = now if command.starts_at is None else in_utc(command.starts_at)
-    if starts_at < now - MOST_PAST:
+    if said := unkept(starts_at):
+        yield Fault("#/starts_at", said)
+    elif starts_at < now - MOST_PAST:
         yield Fault("#/starts_at", f"must not be more than {MOST_PAST.days} days in the past")
     elif (command.every is None) == (command.rrule is None):
         yield Fault("#/every", "must be given, or rrule, but not both")

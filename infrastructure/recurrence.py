@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 from dateutil.rrule import rrulestr
 
+from domain.clock import LATEST
 from domain.ledger.schedules import duration_of
 
 MOST_COUNT: Final = 1_000_000
@@ -156,7 +157,7 @@ def leap(every: str | None, at: Occurrence, moment: datetime) -> Occurrence:
 
 def _regular(span: timedelta, start: datetime, number: int) -> Iterator[Occurrence]:
     moment = start
-    while True:
+    while moment <= LATEST:
         yield Occurrence(moment, number)
         try:
             moment += span

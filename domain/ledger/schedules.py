@@ -7,14 +7,14 @@ the sweep's (`workers.firing`): each time makes a command of its own.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
-from domain.clock import format_time, in_utc
+from domain.clock import LATEST, format_time, in_utc
 from domain.decision import Stamp
 from domain.errors import DomainError, Fault, NotFoundError
 from domain.ledger.admission import admit, asked_at
@@ -154,9 +154,9 @@ def _start(command: CreateSchedule, asked: datetime) -> datetime:
 def later(moment: datetime, span: timedelta) -> datetime:
     """So much later, or the last moment there is."""
     try:
-        return moment + span
+        return min(moment + span, LATEST)
     except OverflowError:
-        return datetime.max.replace(tzinfo=UTC)
+        return LATEST
 
 
 def pause_schedule(command: PauseSchedule, ledger: Ledger, recorded: Recorded) -> list[Event]:

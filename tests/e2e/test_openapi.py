@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.conftest import temporary_state
-from tests.e2e.client import posting
+from tests.e2e.client import posting, yearly
 from tests.e2e.exploring import Explorer, Report
 from tests.e2e.people import Town, a_town
 from tests.stack import running_stack
@@ -58,6 +58,7 @@ def plans() -> Iterator[list[Plan]]:
             "job": [transaction],
             "batch": [admin.post("/v1/ledgers/acme/commands", lines).json()["batch"]],
             "export": [admin.post("/v1/ledgers/acme/exports", {"what": "journal", "format": "csv"}).json()["id"]],
+            "schedule": [admin.done("/v1/ledgers/acme/schedules", yearly())["id"]],
             "user": [town.add().id],
             "key": [spare["id"]],
         }
