@@ -130,6 +130,7 @@ SCHEDULE: Final = "/v1/ledgers/{ledger:str}/schedules/{schedule:str}"
     body=CreateSchedule,
     command=True,
     answers={201: ScheduleView, 202: JobView},
+    refusals=("validation_failed",),
 )
 async def create_schedule(request: AnyRequest, ledger: FromPath[str]) -> Response[bytes]:
     """Each time makes a command on behalf of who has made the schedule, if they may still send it then."""
@@ -143,6 +144,7 @@ async def create_schedule(request: AnyRequest, ledger: FromPath[str]) -> Respons
     body=body_of(PauseSchedule, "schedule"),
     command=True,
     answers={200: ScheduleView, 202: JobView},
+    refusals=("validation_failed",),
 )
 async def pause_schedule(request: AnyRequest, ledger: FromPath[str], schedule: FromPath[str]) -> Response[bytes]:
     return await _accept(request, PAUSE_SCHEDULE, ledger, schedule)
@@ -155,6 +157,7 @@ async def pause_schedule(request: AnyRequest, ledger: FromPath[str], schedule: F
     body=body_of(ResumeSchedule, "schedule"),
     command=True,
     answers={200: ScheduleView, 202: JobView},
+    refusals=("validation_failed",),
 )
 async def resume_schedule(request: AnyRequest, ledger: FromPath[str], schedule: FromPath[str]) -> Response[bytes]:
     """Times of the pause are passed over, whatever `missed` says."""
@@ -168,6 +171,7 @@ async def resume_schedule(request: AnyRequest, ledger: FromPath[str], schedule: 
     body=body_of(CancelSchedule, "schedule"),
     command=True,
     answers={200: ScheduleView, 202: JobView},
+    refusals=("validation_failed",),
 )
 async def cancel_schedule(request: AnyRequest, ledger: FromPath[str], schedule: FromPath[str]) -> Response[bytes]:
     """Commands that it has made already are not taken back: they are jobs to cancel by themselves."""
