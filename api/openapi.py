@@ -284,7 +284,9 @@ class _Document:
             "headers": _headers(answer_headers(operation, status)),
         }
         if kind is not None or (operation.media != "application/json" and status == 200):
-            schema = {"type": "string"} if kind is None else self.schemas.of(kind)
+            # of a stream of events each is an object to those who read them
+            text: Json = {} if operation.media == "text/event-stream" else {"type": "string"}
+            schema = text if kind is None else self.schemas.of(kind)
             described["content"] = {operation.media: {"schema": schema}}
             if operation.media == "application/x-ndjson":
                 described["description"] = "One line each: the schema is a line's."

@@ -90,6 +90,7 @@ HEADERS: Final[Mapping[str, Header]] = {
         "Idempotent-Replayed", "The key was used before; this answer is about that request's job.", {"const": "true"}
     ),
     "Unbuffered": Header("X-Accel-Buffering", "Proxies pass on events as they come.", {"const": "no"}),
+    "Disposition": Header("Content-Disposition", "A name for the file.", _TEXT, sure=True),
     "Applied": Header("Preference-Applied", "The answer was waited for.", {"const": "wait"}),
 }
 
@@ -109,7 +110,7 @@ def codes_of(operation: Operation) -> dict[int, tuple[str, ...]]:
         (("not_found",), bool(operation.names)),
         (_BODY, bool(operation.bodies) or operation.command),
         (("validation_failed",), bool(operation.query)),
-        (("version_not_reached",), operation.versioned and "min_version" in operation.query),
+        (("version_not_reached",), "min_version" in operation.query),
         (_COMMAND, operation.command),
         (_JOB, operation.one_job),
         (operation.codes, True),
@@ -142,12 +143,13 @@ def answer_headers(operation: Operation, status: int) -> tuple[str, ...]:
     chosen = {
         "CacheControl": True,
         "ETag": operation.versioned and status in (200, 304),
-        "Location": operation.keyed and (status in (201, 202) or not (operation.one_job or told)),
+        "Location": status in (201, 202) if operation.awaitable else operation.keyed,
         "LocationIfAny": told and not operation.one_job,
         "Job": operation.one_job and not told,
         "JobIfAny": operation.one_job and told,
         "Replayed": operation.keyed,
         "Applied": operation.command or operation.awaitable,
+        "Disposition": operation.media == "application/octet-stream" and status == 200,
         "Unbuffered": operation.media == "text/event-stream" and status == 200,
         "AskAgain": status == 202 or (operation.awaitable and status == 200),
         "RetryAfter": status == 503,

@@ -72,7 +72,7 @@ def plans() -> Iterator[list[Plan]]:
 
         every, edges = ("examples", "coverage", "fuzzing", "stateful"), ("coverage",)
         yield [
-            Plan(((explorer(tokens[0]), 4, every),)),
+            Plan(((explorer(tokens[0]), 3, every),)),
             Plan(((explorer(tokens[1], key["secret"]), 1, edges), (explorer(tokens[2], None), 1, edges))),
         ]
 
