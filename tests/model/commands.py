@@ -72,8 +72,10 @@ NAMES: Final = (
     *("equity:exchange", "income:fees", "expenses:costs"),
 )
 LIMITS: Final = (None, None, "0", "0", "-5", "-50", "-0.50")
-MOST: Final = (None, None, None, "100", "250.5", "0")
+MOST: Final = (None, None, "20", "100", "250.5", "0")
 AMOUNTS: Final = ("1", "1", "2", "5", "7.5", "10", "25", "40", "100", "1000")
+ROOM: Final = {"wallets:bob": "300", "wallets:carol": "150", "wallets:carol:trip": "60", "assets:till": "100"}
+"""Maxima that are near enough to be met, by money and by what is held."""
 HOURS: Final = 72
 
 
@@ -359,8 +361,8 @@ def first_accounts() -> list[Wish]:
         body: Json = {"name": name, "currency": "USD", "type": types[name.partition(":")[0]]}
         if name.startswith("wallets:") or name == "assets:till":
             body |= {"min_balance": "-50" if name == "wallets:carol" else "0"}
-        if name == "wallets:carol":
-            body |= {"max_balance": "150"}
+        if name in ROOM:
+            body |= {"max_balance": ROOM[name]}
         wishes.append(Wish("open_account", body))
     for currency in ("JPY", "KWD", "GAS"):
         for name in ("assets", "wallets", "equity"):
