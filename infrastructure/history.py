@@ -457,7 +457,8 @@ async def _balances_at(
     # before the line's time, at its time in earlier events, and in its own event up to it
     before, with_its_time, without = nets[-3:]
     own = await db.fetchrow(MOVED_BY, ledger, account, behind.seq, behind.posting)
-    assert own is not None
+    if own is None:
+        raise AssertionError("a statement without FROM has one row")
     return opening, closing, before + with_its_time - without + _net(kind, int(own["debits"]), int(own["credits"]))
 
 

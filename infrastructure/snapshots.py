@@ -134,7 +134,8 @@ async def behind(db: Db, most: int, quiet: timedelta = QUIET) -> list[Behind]:
 async def look(db: Db, found: Behind, share: float = SHARE) -> tuple[int, list[str]]:
     """Goes over the next postings: how far it came, and accounts that may have a run to be sealed."""
     row = await db.fetchrow(LOOK, found.ledger, found.after, found.head, MOST_SEEN, share)
-    assert row is not None
+    if row is None:
+        raise AssertionError("a statement without FROM has one row")
     return row["upto"], row["accounts"]
 
 
