@@ -17,7 +17,7 @@ up: run-environment  ## everything on this machine until Ctrl-C; SCALE="ledgers=
 	@exec $(BIN)/daybook up --stop-with-parent $(foreach wish,$(SCALE),--scale $(wish))
 
 test: dev-environment  ## all tests but those that need Apache Kafka or hledger, JOBS files at a time
-	@$(BIN)/pytest -m "not kafka and not hledger" -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/pytest -m "not kafka and not hledger" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-kafka: dev-environment  ## events against a real Apache Kafka: needs Java 17 and Maven
 	@$(BIN)/pytest -m kafka tests/kafka $(ARGS)

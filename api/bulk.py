@@ -160,7 +160,10 @@ class Bulk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The batch and its jobs in the order of the request, an older job for a replayed command."""
+    """The batch and its jobs in the order of the request, an older job for a replayed command.
+
+    Ids grow with time, and a batch has its own before its jobs: so a job with a lower id is an older one.
+    """
 
     batch: UUID
     jobs: tuple[UUID, ...]
@@ -206,9 +209,8 @@ async def submit_commands(request: AnyRequest, ledger: FromPath[str]) -> Respons
 
 async def _submit(request: AnyRequest, envelope: Envelope, sheet: Sheet, attempt: Attempt[Bulk]) -> Response[bytes]:
     recorder = services_of(request).recorder
-    batch = uuid7()
     names = await _names(recorder, envelope, sheet)
-    keys = _batch_keys(request, envelope, sheet.document, batch)
+    keys = _batch_keys(request, envelope, sheet)
     try:
         await admit(request, sheet.ledger, "writer")
         bulk = _checked(attempt, envelope, sheet, _parameters(request))
@@ -227,7 +229,7 @@ async def _submit(request: AnyRequest, envelope: Envelope, sheet: Sheet, attempt
             envelope.correlation_id,
             drafts,
             (*keys, *item_keys),
-            batch,
+            sheet.batch,
             atomic=bool(bulk.atomic),
             named=names.fresh,
         )
@@ -235,7 +237,7 @@ async def _submit(request: AnyRequest, envelope: Envelope, sheet: Sheet, attempt
     if receipt.replay is not None:
         return await _replay(recorder, envelope, receipt.replay)
     headers = {} if receipt.accepted_at is not None else REPLAYED
-    return await _answer(recorder, envelope, Accepted(batch, receipt.jobs), sheet.actor, headers)
+    return await _answer(recorder, envelope, Accepted(sheet.batch, receipt.jobs), sheet.actor, headers)
 
 
 async def _rehearse(request: AnyRequest, envelope: Envelope, sheet: Sheet, attempt: Attempt[Bulk]) -> Response[bytes]:
@@ -297,19 +299,20 @@ def _parameters(request: AnyRequest) -> tuple[str, ...]:
 
 
 class Sheet(msgspec.Struct, frozen=True):
-    """A request's document, the ids that its commands get, and the labels by which some name others."""
+    """A request's document, the ids that it and its commands get, and the labels by which some name others."""
 
     document: Document
     ledger: str
+    batch: UUID
     jobs: tuple[UUID, ...]
     labels: Labels
 
     @classmethod
     def of(cls, document: Document, ledger: str) -> Sheet:
-        commands = _commands(document)
+        commands, batch = _commands(document), uuid7()
         # of too many commands none is accepted
         jobs = tuple(uuid7() for _ in commands[:MOST_COMMANDS])
-        return cls(document, ledger, jobs, find_labels(commands[:MOST_COMMANDS]))
+        return cls(document, ledger, batch, jobs, find_labels(commands[:MOST_COMMANDS]))
 
     @property
     def actor(self) -> str:
@@ -444,11 +447,11 @@ def _item_key(sheet: Sheet, index: int, names: Names, job: UUID) -> Key | None:
     return Key(key, digest, job, f"#/commands/{index}")
 
 
-def _batch_keys(request: AnyRequest, envelope: Envelope, document: Document, batch: UUID) -> tuple[Key, ...]:
+def _batch_keys(request: AnyRequest, envelope: Envelope, sheet: Sheet) -> tuple[Key, ...]:
     key = envelope.usable_key()
     if key is None:
         return ()
-    return (Key(key, request_hash(request.url.path, envelope.query, document.canonical()), batch),)
+    return (Key(key, request_hash(request.url.path, envelope.query, sheet.document.canonical()), sheet.batch),)
 
 
 def _keys_of(sheet: Sheet, names: Names) -> Iterator[Key]:

@@ -224,7 +224,7 @@ async def test_turns_that_end_one_after_another_are_one_span(servers: Addresses)
 @on_a_loop
 async def test_only_what_no_turn_has_opened_is_healed(servers: Addresses) -> None:
     """A turn died between its commit and its end: the events of it alone cost the cache anything."""
-    event = b'{"data":{},"balances":[{"account":"%s"}]}'
+    event = b'{"type":"TransactionPosted","data":{},"balances":[{"account":"%s"}]}'
     async with open_cache(servers.redis_url) as (_, client):
         for name in ("a", "b"):
             await client.set(view_key("acme", f"account:{name}"), b"V:1.1.1\n{}")

@@ -68,6 +68,8 @@ async def test_every_kind_of_command_comes_in_bulk_and_names_what_others_make(se
             {"kind": "close_account", "account": "wallets:bob"},
         )
         assert made["counts"]["succeeded"] == made["total"] == 10, made["refusals"]
+        # what is new is younger than its batch: that is how an importer tells it from what was there
+        assert made["jobs"] == sorted(made["jobs"]) and made["id"] < made["jobs"][0]
         _, sale, hold, capture, _, undone, again, *_, closing = made["jobs"]
         held = (await ada.get(f"{base}/transactions/{hold}")).json()
         assert (held["status"], [each["id"] for each in held["captures"]]) == ("captured", [capture])

@@ -93,7 +93,7 @@ class Race:
 
     def __post_init__(self) -> None:
         self.asking = Asking(
-            self.service, self.apps, open_redis(self.service.services.settings), self.ledger, [], False
+            self.service, self.apps, open_redis(self.service.services.settings), self.ledger, "", [], False
         )
 
     def committed(self, views: Sequence[str]) -> None:
