@@ -84,6 +84,7 @@ async def _apply(db: Db, ledger: str, links: Sequence[Link]) -> None:
         event = link.entry.data
         APPLIERS[type(event)](event, state, Stamp(link.entry.seq, recorded_at))
     state.schedules.clear()
+    await ledgers.append(db, state, links, times[-1])
     await ledgers.save(db, state, links, times[-1])
     seqs = [link.entry.seq for link in links]
     await db.execute(DATE, ledger, seqs, times)

@@ -26,8 +26,7 @@ import structlog
 from asyncpg import Record
 from uuid_utils.compat import uuid7
 
-from domain.catalog import RULES
-from domain.decision import Decision, Head, decide
+from domain.decision import Decision, Head
 from domain.messages import Recorded, Refusal
 from infrastructure import mailbox
 from infrastructure.cache import NOTHING, Span
@@ -38,6 +37,7 @@ from infrastructure.repositories import identity as identities
 from infrastructure.repositories.catalog import REPOSITORIES, id_of, type_of
 from infrastructure.settings import Settings
 from workers.notices import Notices
+from workers.writing import Writing
 
 log = structlog.get_logger(__name__)
 
@@ -200,7 +200,8 @@ class Turns:
             repository = REPOSITORIES[type_of(actor)]
             state = await repository.load(db, id_of(actor), commands)
             now = max(locked.now, rows[-1]["accepted_at"])
-            decision = decide(state, locked.head, commands, now, RULES)
+            writing = Writing(db, repository, state, now, fresh, self.origin())
+            decision = await writing.decide(locked.head, commands)
             touched = repository.views(state)
             await both(
                 self._flush(db, locked.head, state, decision, now, fresh),
@@ -216,13 +217,11 @@ class Turns:
     async def _flush(self, db: Db, before: Head, state: Any, decision: Decision, now: datetime, mark: Mark) -> None:
         kind, origin = type_of(before.actor), self.origin()
         if decision.links:
-            await mailbox.append_journal(db, decision.links)
             await REPOSITORIES[kind].save(db, state, decision.links, now)
             await mailbox.advance(db, before, decision, now, mark.turn, origin)
         if (discard := DISCARDS.get(kind)) is not None:
             refused = [outcome.command for outcome in decision.outcomes if outcome.refusal is not None]
             await discard(db, id_of(before.actor), refused)
-        await mailbox.finish(db, decision.outcomes, now, max(1, mark.attempts), origin.task)
 
     async def _acquit(self, actor: str, turn: UUID, narrow_by: int) -> None:
         """Takes the mark back as soon as Postgres answers again; if it does not, the turn counts as broken."""

@@ -15,10 +15,13 @@ from infrastructure.repositories import identity, ledger
 class Repository(Protocol):
     """Where a type of actor is kept. What `load` gives is what the others take.
 
+    `append` may be called for one run of links after another; `save`, once, for all of them together.
     A turn that changes what others read `locks` it until its commit; who only looks does not.
     """
 
     async def load(self, db: Db, name: str, commands: Sequence[Recorded], /, *, locks: bool = True) -> Any: ...
+
+    async def append(self, db: Db, state: Any, links: Sequence[Link], now: datetime, /) -> None: ...
 
     async def save(self, db: Db, state: Any, links: Sequence[Link], now: datetime, /) -> None: ...
 

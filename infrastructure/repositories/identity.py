@@ -72,8 +72,12 @@ async def load(db: Db, user_id: str, commands: Sequence[Recorded], *, locks: boo
     )
 
 
+async def append(db: Db, user: User, links: Sequence[Link], now: datetime) -> None:
+    """A user's events add no rows."""
+
+
 async def save(db: Db, user: User, links: Sequence[Link], now: datetime) -> None:
-    """Writes what `links` changed. The caller's transaction makes it one with the journal."""
+    """Writes what `links`, all that there are, changed. The caller's transaction makes it one with the journal."""
     profile = user.profile
     if profile is None:
         raise AssertionError("an event of nobody")

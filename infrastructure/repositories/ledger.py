@@ -141,8 +141,13 @@ async def assemble(db: Db, ledger_id: str, needed: Touches, principals: set[UUID
     )
 
 
+async def append(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
+    """Writes the rows that `links` add. The ledger may have gone on behind them."""
+    await transactions.append(db, ledger, links, now)
+
+
 async def save(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
-    """Writes what `links` changed. The caller's transaction makes it one with the journal."""
+    """Writes what `links`, all that there are, changed. The caller's transaction makes it one with the journal."""
     await _save_profile(db, ledger, links)
     await _save_grants(db, ledger)
     kept = ledger.currencies.first_used
@@ -151,7 +156,7 @@ async def save(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> 
     await _save_accounts(db, ledger, links)
     await _save_changes(db, ledger)
     await _save_periods(db, ledger.id, links, now)
-    await transactions.save(db, ledger, links, now)
+    await transactions.save(db, ledger, links)
     if ledger.schedules:
         await schedules.save(db, ledger.id, links, now)
 

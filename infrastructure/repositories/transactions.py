@@ -80,6 +80,8 @@ _metadata: Final = msgspec.json.Decoder(dict[str, str]).decode
 Row = tuple[object, ...]
 Made = TransactionPosted | TransactionHeld | TransactionReversed
 """What makes a transaction."""
+_SETTLING: Final = (TransactionCaptured, TransactionVoided, TransactionExpired)
+"""After these a transaction holds another amount than before."""
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------
@@ -140,22 +142,28 @@ def _transaction(row: Record, lines: list[Line]) -> Transaction:
 # -- saving -----------------------------------------------------------------------------------------------------------
 
 
-async def save(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
-    """Writes the transactions that `links` made, moved or changed."""
+async def append(db: Db, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
+    """Writes the transactions that `links` made, and what they moved."""
     made = _Rows(ledger.id, ledger.accounts, now)
     for link in links:
         made.enter(link)
     for table, columns, records in made.tables():
         if records:
             await db.copy_records_to_table(table, records=records, columns=columns)
-    if ledger.altered:
-        await _alter(db, ledger)
-    if made.settled:
-        await _settle(db, ledger, sorted(made.settled))
+
+
+async def save(db: Db, ledger: Ledger, links: Sequence[Link]) -> None:
+    """Writes what became of transactions after their first event."""
+    if not ledger.altered:
+        return
+    await _alter(db, ledger)
+    settled = {link.entry.data.transaction for link in links if isinstance(link.entry.data, _SETTLING)}
+    if settled:
+        await _settle(db, ledger, sorted(settled))
 
 
 class _Rows:
-    """What a turn's events add to the tables, and which transactions hold another amount than before."""
+    """What events add to the tables."""
 
     def __init__(self, ledger_id: str, accounts: Mapping[str, Account], now: datetime) -> None:
         self._ledger = ledger_id
@@ -167,7 +175,6 @@ class _Rows:
         self._postings: list[Row] = []
         self._holds: list[Row] = []
         self._captures: list[Row] = []
-        self.settled: set[UUID] = set()
 
     def tables(self) -> Sequence[tuple[str, Sequence[str], Sequence[Row]]]:
         """Name, columns and rows."""
@@ -198,9 +205,6 @@ class _Rows:
             self._move(seq, event.postings, moment)
         elif isinstance(event, TransactionCaptured):
             self._capture(seq, event)
-            self.settled.add(event.transaction)
-        elif isinstance(event, TransactionVoided | TransactionExpired):
-            self.settled.add(event.transaction)
 
     def _row(self, event: Made, seq: int, status: str, effective_at: datetime) -> Row:
         return (
@@ -242,7 +246,6 @@ class _Rows:
 
 
 async def _alter(db: Db, ledger: Ledger) -> None:
-    """What became of transactions after their first event."""
     altered = [ledger.transactions[transaction] for transaction in sorted(ledger.altered)]
     await db.execute(
         ALTER_TRANSACTIONS,

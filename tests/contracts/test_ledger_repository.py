@@ -411,6 +411,7 @@ class Postgres:
 
     async def _save(self, ledger: Ledger, links: Sequence[Link], now: datetime) -> None:
         async with self._db.transaction():
+            await ledgers.append(self._db, ledger, links, now)
             await ledgers.save(self._db, ledger, links, now)
 
 
@@ -573,9 +574,10 @@ class TestPostgres(LedgerRepositories):
         ledger = run(ledgers.load(witness, shelf.id, commands))  # type: ignore[arg-type]
         decision = decide(ledger, shelf.head, commands, NOON, RULES)
         loading, witness.seen = witness.seen, []
+        run(ledgers.append(witness, ledger, decision.links, NOON))  # type: ignore[arg-type]
         run(ledgers.save(witness, ledger, decision.links, NOON))  # type: ignore[arg-type]
         assert loading == [ledgers.PROFILE, ledgers.ACCOUNTS, ledgers.MEMBERS]
-        assert witness.seen == [ledgers.MOVE_ACCOUNTS, "transactions", "postings"]
+        assert witness.seen == ["transactions", "postings", ledgers.MOVE_ACCOUNTS]
         assert sorted(ledgers.views(ledger)) == ["account:a", "account:b"]
 
     def test_views_of_transactions_that_changed_are_old(self, store: Store, shelf: Shelf) -> None:
