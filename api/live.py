@@ -4,7 +4,8 @@ A stream holds no more than one page of what it sends, since it reads the next o
 one; a client that takes nothing is cut off as every slow reader is (`api.server`). So nothing piles up here, however
 many follow a ledger and however slowly.
 
-Who may follow is asked again every LOOK_S: the stream of a session, a key or a grant that ended ends within that time.
+Who may follow is asked again every LOOK_S, and an answer that takes as long is none: the stream of a session, a key or
+a grant that ended ends within twice that time, and END_S. A client that does not even read this far is disconnected.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -47,8 +48,8 @@ END_S: Final = 1.0
 
 MEDIA_TYPE: Final = "text/event-stream"
 BEAT: Final = b": \n\n"
-ENDING: Final = "end_stream"
-"""Where a request's state has what the server calls when it is told to stop."""
+CARRIER: Final = "carrier"
+"""Where a request's state has its connection, if the server is ours."""
 
 HEADS: Final = "SELECT actor, seq FROM actors WHERE actor = ANY ($1::text[])"
 
@@ -56,6 +57,16 @@ _HEADERS: Final = {"x-accel-buffering": "no"}
 
 Allowed = Callable[[], Awaitable[bool]]
 Content = AsyncGenerator[bytes, None]
+
+
+class Carrier(Protocol):
+    """A connection, as a stream on it needs it."""
+
+    def carry(self, end: Callable[[], None] | None) -> None:
+        """Calls `end` when the client has gone or the server stops, until None is said."""
+
+    def cut(self, waiting_for: str) -> None:
+        """Disconnects the client, whatever it has not read yet."""
 
 
 class Follower:
@@ -172,7 +183,7 @@ class EventStream(Response[bytes]):
         self._streams, self._owner, self._kind = streams, owner, kind
         self._content, self._allowed = content, allowed
         self._end = asyncio.Event()
-        request.scope["state"][ENDING] = self._end.set
+        self._carrier: Carrier | None = request.scope["state"].get(CARRIER)
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
         """What Litestar sends."""
@@ -180,7 +191,7 @@ class EventStream(Response[bytes]):
 
     async def send(self, send: Send, receive: Receive) -> None:
         """Sends the content until something ends it."""
-        with suppress(DomainError), self._streams.held(self._owner, self._kind, self._end):
+        with suppress(DomainError), self._streams.held(self._owner, self._kind, self._end), self._carried():
             pump = asyncio.create_task(self._pump(send))
             gone = asyncio.create_task(_gone(receive))
             others = (gone, asyncio.create_task(self._end.wait()), asyncio.create_task(self._watch()))
@@ -189,8 +200,24 @@ class EventStream(Response[bytes]):
             finally:
                 await _cancelled((pump, *others))
                 await self._content.aclose()
-            if gone.cancelled():
-                await _finish(send)
+            if gone.cancelled() and not await _finished(send) and pump.cancelled() and self._carrier is not None:
+                # else what the connection still holds would be kept for a slow reader's time
+                self._end.clear()
+                self._carrier.cut("stream")
+                # the server takes a response for broken that is given up before it knows
+                await self._end.wait()
+
+    @contextmanager
+    def _carried(self) -> Iterator[None]:
+        """The connection's own word that it is over. `receive` has none of it while another request waits behind."""
+        if self._carrier is None:
+            yield
+            return
+        self._carrier.carry(self._end.set)
+        try:
+            yield
+        finally:
+            self._carrier.carry(None)
 
     async def _pump(self, send: Send) -> None:
         try:
@@ -205,7 +232,9 @@ class EventStream(Response[bytes]):
         """Ends when the stream is no longer allowed, or nobody can tell."""
         try:
             while True:
-                if not await self._allowed():
+                async with asyncio.timeout(LOOK_S):
+                    allowed = await self._allowed()
+                if not allowed:
                     return
                 await asyncio.sleep(LOOK_S)
         except (*OUTSIDE, DomainError) as error:
@@ -238,8 +267,11 @@ async def _cancelled(tasks: Sequence[asyncio.Task[None] | asyncio.Task[bool]]) -
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _finish(send: Send) -> None:
-    """Ends the response properly, if its client reads; else the connection is closed."""
-    with suppress(TimeoutError):
+async def _finished(send: Send) -> bool:
+    """Ends the response properly, if its client reads; else the connection is to be closed."""
+    try:
         async with asyncio.timeout(END_S):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+    except TimeoutError:
+        return False
+    return True

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import secrets
+import socket
+import struct
 import sys
 from datetime import UTC, datetime
 from enum import Enum
@@ -19,7 +21,7 @@ from weakref import WeakKeyDictionary
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.live import ENDING
+from api.live import CARRIER
 from api.middleware.correlation_id import CorrelationID
 from api.middleware.rate_limit import turn_away
 from api.middleware.security_headers import SecurityHeaders, headers_of_all
@@ -29,6 +31,8 @@ from infrastructure.logs import RequestLine, log_request
 from infrastructure.settings import Settings, load
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from litestar.types import Message, Receive, Scope, Send
     from uvicorn import Config
     from uvicorn.server import ServerState
@@ -50,6 +54,8 @@ OWN_FILES: Final = 200
 _ONCE: Final = frozenset(
     {b"host", b"authorization", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"}
 )
+
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
 
 
 class Phase(Enum):
@@ -86,6 +92,8 @@ class Protocol(HttpToolsProtocol):
         self._received = 0
         # since when, and how many bytes, the client has not read
         self._stuck: tuple[float, int] | None = None
+        self._end_stream: Callable[[], None] | None = None
+        self._stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected. One too many is told so once it has sent its request, which it had better do soon."""
@@ -97,6 +105,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope["state"][CARRIER] = self
         self._head = self._received = 0
         self._phase, self._since = Phase.HEAD, self.loop.time()
 
@@ -150,19 +159,28 @@ class Protocol(HttpToolsProtocol):
         self._stuck = None
         super().resume_writing()
 
+    def carry(self, end: Callable[[], None] | None) -> None:
+        """What ends the stream of events that is the answer now, which would not end by itself; None: it is over."""
+        self._end_stream = end
+        if self._stopping:
+            self._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        super().connection_lost(exc)
+        self._end()
+
     def shutdown(self) -> None:
-        """The server stops. A stream of events would not end by itself."""
+        """The server stops."""
         super().shutdown()
-        scope = getattr(self, "scope", None)
-        end = None if scope is None else scope["state"].get(ENDING)
-        if end is not None:
-            end()
+        self._stopping = True
+        self._end()
 
     def look(self, now: float) -> None:
         """Cuts the connection if the client takes too long, without an answer: it would hardly be read."""
         if self.transport.is_closing() or self.flow.write_paused:
             if self._is_stuck(now):
-                self._cut("reader")
+                self.cut("reader")
         elif self.flow.read_paused:
             # it waits for us
             self._since = now
@@ -170,7 +188,15 @@ class Protocol(HttpToolsProtocol):
             if self._phase is Phase.IDLE:
                 self.transport.close()
             else:
-                self._cut(self._phase.value)
+                self.cut(self._phase.value)
+
+    def cut(self, waiting_for: str) -> None:
+        """Ends the connection, with all that was not read yet: the kernel would keep megabytes of it."""
+        if self.flow.write_paused:
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        if waiting_for != Phase.NEW.value:
+            log.info("connection_cut", waiting_for=waiting_for, address=self.client[0] if self.client else "")
+        self.transport.abort()
 
     def _patience_s(self) -> float:
         watch = self._watch
@@ -191,10 +217,9 @@ class Protocol(HttpToolsProtocol):
         since, size = self._stuck
         return now - since > self._watch.body_s + size / LEAST_RATE
 
-    def _cut(self, waiting_for: str) -> None:
-        if waiting_for != Phase.NEW.value:
-            log.info("connection_cut", waiting_for=waiting_for, address=self.client[0] if self.client else "")
-        self.transport.abort()
+    def _end(self) -> None:
+        if self._end_stream is not None:
+            self._end_stream()
 
     def _check_headers(self) -> None:
         headers = self.headers

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import asyncpg
 import httpx
 import pytest
+import structlog
 from uuid_utils.compat import uuid7
 
 from api import live, server, streams
@@ -19,7 +20,7 @@ from api.context import Services
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings
-from tests.edge.test_connections import on_uvloop, until
+from tests.edge.test_connections import connections, on_uvloop, until
 from tests.edge.test_pipeline import Site, a_site
 from tests.service import ADD_SESSION, ADD_USER, a_ledger, posting
 from workers.notices import Notices
@@ -306,37 +307,114 @@ async def test_only_so_many_streams(settings: Settings, monkeypatch: pytest.Monk
             await again.block()
 
 
-@on_uvloop
-async def test_who_does_not_read_is_cut_off_and_nothing_piles_up(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "LOOK_S", 0.1)
-    pages = 0
+@dataclass
+class Unread:
+    """A stream without end that nobody reads."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    pages: int = 0
+
+
+@asynccontextmanager
+async def unread(somebody: Somebody, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Unread]:
     page = streams.journal.page
 
     async def endless(*arguments: Any, **options: Any) -> Any:
-        nonlocal pages
-        pages += 1
+        stream.pages += 1
         return [replace_event(line) for line in await page(arguments[0], arguments[1], 0, **options)]
 
     def replace_event(line: Any) -> Any:
         return type(line)(line.seq, line.epoch, b'"' + b"x" * 100_000 + b'"')
 
     monkeypatch.setattr(streams.journal, "page", endless)
-    async with a_town(replace(settings, body_s=1), monkeypatch) as town:
-        ada = await town.user()
-        ledger = await ada.books()
-        reader, writer = await asyncio.open_connection("127.0.0.1", town.site.port, limit=1_024)
-        request = (
-            f"GET /v1/ledgers/{ledger}/events HTTP/1.1\r\nHost: x\r\nAuthorization: {ada.headers['authorization']}"
-        )
-        writer.write(f"{request}\r\nLast-Event-ID: 0\r\n\r\n".encode())
-        await until(lambda: pages > 1)
+    path = f"/v1/ledgers/{await somebody.books()}/events"
+    stream = await sent(somebody, path, last_event_id="0")
+    try:
+        # a page is asked for when the one before was taken: the last was not
+        await until(lambda: stream.pages > 1 and any(one.flow.write_paused for one in connections()))
+        yield stream
+        # the kernel is not left with what was not read either
+        with pytest.raises(ConnectionResetError):
+            while await asyncio.wait_for(stream.reader.read(1 << 20), PATIENCE_S):
+                pass
+    finally:
+        stream.writer.transport.abort()
+
+
+async def sent(somebody: Somebody, *paths: str, **headers: str) -> Unread:
+    """Requests on one connection, the one behind the other, that are left to themselves."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", somebody.town.site.port, limit=1_024)
+    lines = [f"{name}: {value}" for name, value in {"host": "x", **somebody.headers, **_named(headers)}.items()]
+    for path in paths:
+        writer.write("\r\n".join((f"GET {path} HTTP/1.1", *lines, "", "")).encode())
+    return Unread(reader, writer)
+
+
+@on_uvloop
+async def test_who_does_not_read_is_cut_off_and_nothing_piles_up(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LOOK_S", 0.1)
+    monkeypatch.setattr(server, "LEAST_RATE", 1 << 20)
+    async with (
+        a_town(replace(settings, body_s=1), monkeypatch) as town,
+        unread(await town.user(), monkeypatch) as stream,
+    ):
         await until(lambda: town.services.streams.count == 0)
         # what sockets hold, and a page
-        assert pages < 200
-        assert not reader.at_eof()
-        writer.close()
+        assert stream.pages < 200
+
+
+@on_uvloop
+async def test_who_does_not_read_is_cut_off_at_once_when_nothing_is_allowed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "LOOK_S", 0.1)
+    assert settings.body_s > PATIENCE_S * 2
+    async with a_town(settings, monkeypatch) as town:
+        ada = await town.user()
+        async with unread(ada, monkeypatch):
+            await town.pool.execute(END_SESSION, ada.session)
+            # not just forgotten: what was not read yet is gone, too
+            async with asyncio.timeout(PATIENCE_S):
+                await until(
+                    lambda: not any(one.flow.write_paused or one.transport.is_closing() for one in connections())
+                )
+            assert town.services.streams.count == 0
+
+
+@on_uvloop
+async def test_a_stream_ends_when_nobody_can_tell_in_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    # asked every 10 s, answered within 10 s, and a second for the last words
+    assert 2 * 10 + 1 < 30 and (live.LOOK_S, live.END_S) == (10, 1)
+    monkeypatch.setattr(live, "LOOK_S", 0.1)
+    async with a_town(settings, monkeypatch) as town:
+        ada = await town.user()
+        path = f"/v1/ledgers/{await ada.books()}/events"
+
+        async def never(*_: Any) -> None:
+            await asyncio.Event().wait()
+
+        async with ada.stream(path) as stream:
+            await stream.block()
+            monkeypatch.setattr(streams, "_still", never)
+            assert await stream.rest() == []
+
+
+@on_uvloop
+async def test_a_stream_ends_with_its_client_even_if_that_has_asked_for_more(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert streams.BEAT_S > PATIENCE_S, "it would be found out by the next heartbeat"
+    async with a_town(settings, monkeypatch) as town:
+        ada = await town.user()
+        path = f"/v1/ledgers/{await ada.books()}/events"
+        stream = await sent(ada, path, path)
+        await stream.reader.readuntil(b"\n\n")
+        stream.writer.transport.abort()
+        async with asyncio.timeout(PATIENCE_S):
+            await until(lambda: town.services.streams.count == 0 and len(connections()) <= 1)
 
 
 @on_uvloop
@@ -344,17 +422,27 @@ async def test_a_server_with_streams_stops_at_once(settings: Settings, monkeypat
     opened = []
     async with a_town(settings, monkeypatch) as town:
         ada = await town.user()
-        ledger = await ada.books()
-        job = await ada.post(f"/v1/ledgers/{ledger}/transactions", posting())
-        for path in (f"/v1/ledgers/{ledger}/events", job["links"]["events"]):
-            # clients that stay
-            reader, writer = await asyncio.open_connection("127.0.0.1", town.site.port)
-            lines = ("Host: x", f"Authorization: {ada.headers['authorization']}", "", "")
-            writer.write("\r\n".join((f"GET {path} HTTP/1.1", *lines)).encode())
-            opened.append((reader, writer))
-            await reader.readuntil(b"\n\n")
-        assert town.services.streams.count == 2
-    for reader, writer in opened:
+        path = f"/v1/ledgers/{await ada.books()}/events"
+        job = await ada.post(path.replace("events", "transactions"), posting())
+        # clients that stay, of which one has asked for another stream behind the first
+        for paths in ([path], [job["links"]["events"]], [path, path]):
+            opened.append(await sent(ada, *paths))
+            await opened[-1].reader.readuntil(b"\n\n")
+        assert town.services.streams.count == 3
+    for stream in opened:
         # the end of a response: one that does not end by itself is broken off after a second
-        assert (await asyncio.wait_for(reader.read(), PATIENCE_S)).endswith(b"0\r\n\r\n")
-        writer.close()
+        assert (await asyncio.wait_for(stream.reader.read(), PATIENCE_S)).endswith(b"0\r\n\r\n")
+        stream.writer.close()
+
+
+@on_uvloop
+async def test_a_server_does_not_wait_for_who_does_not_read(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "END_S", 0.1)
+    async with AsyncExitStack() as left:
+        async with a_town(settings, monkeypatch) as town:
+            await left.enter_async_context(unread(await town.user(), monkeypatch))
+            lines = left.enter_context(structlog.testing.capture_logs())
+        # a second later the server would break off whatever there is
+        assert [line["waiting_for"] for line in lines if line["event"] == "connection_cut"] == ["stream"]
