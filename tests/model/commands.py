@@ -131,6 +131,8 @@ class Maker:
 
     def _amount(self, random: Random, scale: int) -> str:
         drawn = random.random()
+        if drawn < 0.0005:
+            return "1" + "0" * 38
         if drawn < 0.015:
             return "9" * 38
         if drawn < 0.03:

@@ -30,6 +30,7 @@ from tests.model.reference import (
     Plan,
     Refused,
     faults,
+    misshapen,
     moment_of,
     span_of,
     stamp,
@@ -256,11 +257,8 @@ class Books:
                 expected = "accepted" if RANKS.get(role, 0) >= RANKS[needed] else "forbidden" if role else "not_found"
                 same("answer to the sender", found, expected)
         else:
-            pointers = [
-                (place if place == "#" else f"{place}/{number}") + pointer[1:]
-                for number, wish in enumerate(wishes)
-                for pointer in faults(wish.kind, wish.body, now)
-            ]
+            shapes = placed(place, [misshapen(wish.body) for wish in wishes])
+            pointers = shapes or placed(place, [faults(wish.kind, wish.body, now) for wish in wishes])
             same(f"refusal of {wishes}", [found, *pointers_of(problem)], ["validation_failed", *pointers])
         with self.world.lock:
             self.world.codes[f"at once {found}"] += 1
@@ -815,6 +813,12 @@ class Books:
 
 def query_of(parameters: dict[str, Any]) -> str:
     return str(httpx.URL("", params=parameters)) if parameters else ""
+
+
+def placed(place: str, several: list[list[str]]) -> list[str]:
+    """Pointers into commands, as their request has them: `#` is the place of one that goes alone."""
+    pointers = [(number, pointer) for number, found in enumerate(several) for pointer in found]
+    return [(place if place == "#" else f"{place}/{number}") + pointer[1:] for number, pointer in pointers]
 
 
 def pointers_of(problem: Json) -> list[str]:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 Json = dict[str, Any]
 
 TOP = 10**38
+DIGITS = 38
+"""An amount may have no more of them before its point."""
 STANDARD = {"USD": 2, "EUR": 2, "JPY": 0, "KWD": 3}
 """The currencies of ISO 4217 that it knows; others have to be registered."""
 DEBIT_NORMAL = ("asset", "expense")
@@ -1067,6 +1069,18 @@ def merged(metadata: Mapping[str, str], changes: Mapping[str, str | None]) -> di
     if len(made) > 50:
         raise Refused("validation_failed", "#/metadata")
     return made
+
+
+def misshapen(what: object, place: str = "#") -> list[str]:
+    """Where a request has an amount of more digits than any may have: what is looked at before all other values."""
+    if isinstance(what, dict):
+        return [
+            each for name, part in what.items() if name != "metadata" for each in misshapen(part, f"{place}/{name}")
+        ]
+    if isinstance(what, list):
+        return [each for number, part in enumerate(what) for each in misshapen(part, f"{place}/{number}")]
+    whole = what.removeprefix("-").partition(".")[0] if isinstance(what, str) else ""
+    return [place] if whole.isdecimal() and len(whole) > DIGITS else []
 
 
 def faults(kind: str, body: Json, now: datetime) -> list[str]:

@@ -37,6 +37,14 @@ def test_what_differs_is_named() -> None:
         same("account", {"sums": [1, 2]}, {"sums": [1, 3]})
 
 
+def test_an_amount_has_38_digits_at_most_before_its_point() -> None:
+    """A hold of all there may be in a currency without decimals, and one more, is such an amount."""
+    nines = "9" * 38
+    assert reference.misshapen({"amount": nines, "postings": [{"amount": f"{nines}.5", "debit": "a:1"}]}) == []
+    body = {"amounts": ["1", f"1{'0' * 38}"], "min_balance": f"-1{nines}.0", "metadata": {"a": f"1{nines}"}}
+    assert reference.misshapen(body) == ["#/amounts/1", "#/min_balance"]
+
+
 def test_model_and_service_agree_on_everything() -> None:
     """In turns of a few commands. A failure names the seed; `make soak` goes on where this ends."""
     with running_world(WIDTH) as world:
