@@ -150,7 +150,7 @@ class Settings:
     request_rate_admin: int = _setting(5_000, _number(1, 1_000_000), "requests a second of one administrator")
 
     mailbox_limit: int = _setting(1_000_000, _number(1, 100_000_000), "commands that may wait for one actor (then 503)")
-    turn_commands: int = _setting(1_000, _number(1, 10_000), "commands a turn takes at the most")
+    turn_commands: int = _setting(2_000, _number(1, 10_000), "commands a turn takes at the most")
     turn_postings: int = _setting(10_000, _number(1_000, 1_000_000), "postings a turn takes at the most")
     turn_attempts: int = _setting(3, _number(1, 100), "runs of one command that crash before it is a dead letter")
     turn_time_ms: int = _setting(2_000, _number(50, 60_000), "milliseconds a worker stays with one actor before others")

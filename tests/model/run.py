@@ -14,7 +14,7 @@ from tests.model.driver import World
 from tests.model.machine import play
 from tests.stack import running_stack
 
-WIDTHS: Final = (1, 2, 3, 5, 8, 13, 40, 1_000)
+WIDTHS: Final = (1, 2, 3, 5, 8, 13, 40, 2_000)
 """How many commands a turn may take at the most."""
 NO_LIMIT: Final = {f"DAYBOOK_REQUEST_RATE_{whose}": "1000000" for whose in ("ADDRESS", "USER", "ADMIN")}
 
