@@ -12,9 +12,11 @@ import pytest
 from msgspec.structs import replace
 
 from domain.ledger.commands import AVAILABLE, Posting, PostTransaction, Precondition
+from domain.ledger.schedules import CancelSchedule, PauseSchedule, ResumeSchedule
 from domain.messages import Command
 from tests.books import (
     ADA,
+    DAN,
     EVE,
     LARGEST,
     NOON,
@@ -22,13 +24,18 @@ from tests.books import (
     capture,
     close,
     close_period,
+    daily,
     describe,
     freeze,
+    grant,
     hold,
     open_account,
     post,
+    register,
     reverse,
+    revoke,
     unfreeze,
+    update,
     void,
 )
 from tests.domain.test_refusals import (
@@ -36,10 +43,14 @@ from tests.domain.test_refusals import (
     BANK,
     BOB,
     CLEO,
+    DAILY,
     DANS,
     FRED,
+    GHOST,
     HANA,
+    HELD,
     LAST_YEAR,
+    PAUSED,
     PRECEDENCE,
     TOKYO,
     TOO_MUCH,
@@ -268,8 +279,28 @@ def test_whatever_else_closing_and_freezing_break_the_first_code_counts() -> Non
         assert code_of(made, command, stranger=True) == STRANGER
 
 
+MANY: Final = {f"k{number}": "" for number in range(51)}
+
+
+def test_whatever_else_is_wrong_what_is_not_there_comes_first() -> None:
+    made = books()
+    owner, gone = made.ledger.members[ADA], made.ledger.members[DAN]
+    assert code_of(made, describe("ghost", **MANY)) == "not_found"
+    assert code_of(made, describe(GHOST, **MANY)) == "not_found"
+    # the last owner, who was disabled, can't be told from nobody; to whom nothing was granted, nothing is left
+    owner.grant, gone.grant = None, "owner"
+    owner.roles = frozenset({"admin"})
+    assert code_of(made, grant(DAN, "reader")) == "not_found"
+    assert code_of(made, revoke(DAN)) == "precondition_failed"
+
+
 @pytest.mark.parametrize(
-    "command", [close("ghost"), close_period(LAST_YEAR), describe(ALICE, **{f"k{n}": "" for n in range(51)})]
+    "command",
+    [
+        *(close("ghost"), close_period(LAST_YEAR), describe(ALICE, **MANY), describe(HELD, **MANY), update(**MANY)),
+        *(register("USD", 2), grant(ADA, "reader"), revoke(ADA)),
+        *(daily(DAILY), PauseSchedule(schedule=PAUSED), ResumeSchedule(schedule=DAILY), CancelSchedule(schedule=GHOST)),
+    ],
 )
 def test_a_stranger_learns_nothing_else(command: Command) -> None:
     assert code_of(books(), command, stranger=True) == STRANGER

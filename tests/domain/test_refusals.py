@@ -13,10 +13,12 @@ from uuid import UUID
 import pytest
 from msgspec.structs import replace
 
+from domain.catalog import KIND_OF
 from domain.errors import CATALOGUE, Fault
-from domain.ledger.commands import Bounds, Posting, PostTransaction, Precondition
+from domain.ledger.commands import Bounds, CreateLedger, Posting, PostTransaction, Precondition
 from domain.ledger.events import MetadataChanged
 from domain.ledger.model import SERVICE, Member
+from domain.ledger.schedules import CancelSchedule, PauseSchedule, ResumeSchedule
 from domain.messages import Command, Refusal
 from tests.books import (
     ADA,
@@ -31,6 +33,7 @@ from tests.books import (
     close,
     close_period,
     create,
+    daily,
     describe,
     expire,
     freeze,
@@ -49,6 +52,7 @@ from tests.books import (
     update,
     void,
 )
+from tests.domain.test_users import REFUSALS as OF_USERS
 
 PRECEDENCE = (
     "not_found",
@@ -80,7 +84,7 @@ PRECEDENCE = (
 class Row(NamedTuple):
     """A command that is refused: with which code, where, which value is at fault there, and in which words.
 
-    What is wrong with a user in the path, nothing can point at.
+    What is wrong with a user in the path, nothing can point at. `who` asks for it.
     """
 
     command: Command
@@ -88,6 +92,7 @@ class Row(NamedTuple):
     pointer: str | None
     place: str
     detail: str
+    who: UUID = ADA
 
     @property
     def refusal(self) -> Refusal:
@@ -128,6 +133,12 @@ MORE: dict[str, tuple[Command, UUID]] = {
     "frozen": (freeze(FRED), ADA),
     "closed": (close(CLEO), ADA),
     "period": (close_period(NOON - timedelta(days=1)), ADA),
+    "daily": (daily(), ADA),
+    "pausing": (daily(), ADA),
+    "paused": (PauseSchedule(schedule=job(10 + 28)), ADA),
+    "ending": (daily(), ADA),
+    "cancelled": (CancelSchedule(schedule=job(10 + 30)), ADA),
+    "long": (hold((BANK, DANS, "1"), expires_at=NOON + timedelta(hours=1)), ADA),
 }
 """What happens to the standard books, which are nine commands, before anything is refused; and who asks for it."""
 JOBS = {name: job(10 + index) for index, name in enumerate(MORE)}
@@ -135,6 +146,7 @@ PLAIN, HELD, PAIR, VOIDED, EXPIRED, LATE = (
     JOBS[name] for name in ("plain", "held", "pair", "voided", "expired", "late")
 )
 REVERSED, BRIM, GHOST, SCHEDULED = JOBS["reversed"], JOBS["brim"], job(998), job(999)
+DAILY, PAUSED, CANCELLED = JOBS["daily"], JOBS["pausing"], JOBS["ending"]
 
 
 def balancing(debit: str, credit: str, most: str | None = None) -> PostTransaction:
@@ -712,7 +724,71 @@ OF_REVERSALS = {
         "wallets:bob has 90.00 USD and may not rise above 100.00; 50.00 more would.",
     ),
 }
-REFUSALS |= OF_ACCOUNTS | OF_PERIODS | OF_POSTINGS | OF_HOLDS | OF_REVERSALS
+
+
+def too_soon(expiry: Command, code: str, detail: str) -> Row:
+    """An expiry that the service asks for, though nothing is to expire."""
+    return Row(expiry, code, None, "", detail, SERVICE)
+
+
+OF_EXPIRIES = {
+    "an expiry of no transaction": too_soon(expire(GHOST), "not_found", f"There is no transaction {GHOST}."),
+    "an expiry of what was posted": too_soon(
+        expire(PLAIN), "transaction_not_pending", f"{PLAIN} is posted: nothing of it is held."
+    ),
+    "an expiry of what was voided": too_soon(
+        expire(VOIDED), "transaction_not_pending", f"{VOIDED} is voided: nothing of it is held."
+    ),
+    "an expiry of what has expired": too_soon(
+        expire(EXPIRED), "transaction_not_pending", f"{EXPIRED} is expired: nothing of it is held."
+    ),
+    "an expiry of what is held for good": too_soon(expire(HELD), "precondition_failed", f"{HELD} expires never."),
+    "an expiry of what is held for another hour": too_soon(
+        expire(JOBS["long"]), "precondition_failed", f"{JOBS['long']} expires not before 2026-11-22T13:00:00.000000Z."
+    ),
+}
+OF_SCHEDULES = {
+    "a schedule made twice": at(
+        "#/id", f"{DAILY} is taken", daily(DAILY), "validation_failed", f"There is a schedule {DAILY} already."
+    ),
+    "a schedule by the id of one that was cancelled": at(
+        "#/id",
+        f"{CANCELLED} is taken",
+        daily(CANCELLED),
+        "validation_failed",
+        f"There is a schedule {CANCELLED} already.",
+    ),
+    "a schedule paused that is not there": nowhere(
+        PauseSchedule(schedule=GHOST), "not_found", f"There is no schedule {GHOST}."
+    ),
+    "a schedule resumed that is not there": nowhere(
+        ResumeSchedule(schedule=GHOST), "not_found", f"There is no schedule {GHOST}."
+    ),
+    "a schedule cancelled that is not there": nowhere(
+        CancelSchedule(schedule=GHOST), "not_found", f"There is no schedule {GHOST}."
+    ),
+    "paused twice": nowhere(
+        PauseSchedule(schedule=PAUSED), "validation_failed", f"The schedule {PAUSED} is paused already."
+    ),
+    "paused after cancelling": nowhere(
+        PauseSchedule(schedule=CANCELLED), "validation_failed", f"The schedule {CANCELLED} is cancelled already."
+    ),
+    "resumed without being paused": nowhere(
+        ResumeSchedule(schedule=DAILY), "validation_failed", f"The schedule {DAILY} is active already."
+    ),
+    "resumed after cancelling": nowhere(
+        ResumeSchedule(schedule=CANCELLED), "validation_failed", f"The schedule {CANCELLED} is cancelled already."
+    ),
+    "cancelled twice": nowhere(
+        CancelSchedule(schedule=CANCELLED), "validation_failed", f"The schedule {CANCELLED} is cancelled already."
+    ),
+}
+REFUSALS |= OF_ACCOUNTS | OF_PERIODS | OF_POSTINGS | OF_HOLDS | OF_EXPIRIES | OF_REVERSALS | OF_SCHEDULES
+NO_ROW = {
+    # its id was reserved for who asks, so nothing of the books can stand in its way: only who asks can be nobody by
+    # then, and no row is asked by such (test_who_creates_a_ledger_must_still_be_allowed_to_when_that_is_applied)
+    CreateLedger,
+}
 
 
 def books() -> Books:
@@ -723,8 +799,8 @@ def books() -> Books:
     return made
 
 
-def refusal_of(made: Books, command: Command, *, stranger: bool = False) -> Refusal | None:
-    return made.run(command, principal=EVE if stranger else ADA)[0].refusal
+def refusal_of(made: Books, command: Command, *, stranger: bool = False, who: UUID = ADA) -> Refusal | None:
+    return made.run(command, principal=EVE if stranger else who)[0].refusal
 
 
 def code_of(made: Books, command: Command, *, stranger: bool = False) -> str | None:
@@ -735,9 +811,9 @@ def code_of(made: Books, command: Command, *, stranger: bool = False) -> str | N
 @pytest.mark.parametrize("row", REFUSALS.values(), ids=REFUSALS.keys())
 def test_refused(row: Row) -> None:
     made = books()
-    before, head = made.state(), made.head
-    assert refusal_of(made, row.command) == row.refusal
-    assert (made.state(), made.head) == (before, head)
+    before, schedules, head = made.state(), dict(made.ledger.schedules), made.head
+    assert refusal_of(made, row.command, who=row.who) == row.refusal
+    assert (made.state(), made.ledger.schedules, made.head) == (before, schedules, head)
 
 
 @pytest.mark.parametrize("row", REFUSALS.values(), ids=REFUSALS.keys())
@@ -758,6 +834,10 @@ OF_WRITERS = [
     freeze(ALICE),
     unfreeze(FRED),
     close(TOKYO),
+    daily(),
+    PauseSchedule(schedule=DAILY),
+    ResumeSchedule(schedule=PAUSED),
+    CancelSchedule(schedule=PAUSED),
 ]
 OF_OWNERS = [update(a="1"), close_period(NOON), grant(KIM, "reader"), grant(EVE, "reader"), revoke(EVE)]
 
@@ -959,3 +1039,8 @@ def test_creating_is_never_refused_since_the_id_was_reserved() -> None:
 def test_the_table_knows_every_code_that_a_command_can_be_refused_with() -> None:
     assert {row.code for row in REFUSALS.values()} | {"not_found"} == set(PRECEDENCE)
     assert set(PRECEDENCE) <= CATALOGUE.keys()
+
+
+def test_every_kind_of_command_has_its_rows() -> None:
+    commands = [row.command for row in REFUSALS.values()] + [row.command for row in OF_USERS.values()]
+    assert KIND_OF.keys() - {type(command) for command in commands} == NO_ROW

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -185,6 +186,48 @@ def test_a_refusal_changes_nothing() -> None:
     before = msgspec.structs.replace(user)
     assert [outcome.refusal is None for outcome in run(user, *LEAVING, principal=OLGA).outcomes] == [False, False]
     assert user == before
+
+
+# -- every refusal there is -------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """A user, a command about them and who asks for it, and how that is refused."""
+
+    user: User
+    command: Command
+    principal: UUID
+    refusal: Refusal
+
+
+NO_ADMIN = Refusal("not_found", "Whoever asked for this user is no administrator any more.")
+LAST = Refusal("precondition_failed", f"{OLGA} is the last administrator: make somebody else one first.")
+TAKEN = Refusal("username_taken", f"There is a user {NAME} already.", (Fault("#/username", NAME),))
+LAST_ADMIN = olga(("admin",), other_admins=False)
+REFUSALS = {
+    "a user registered by who is no administrator": Row(olga(None), register(), EVE, NO_ADMIN),
+    "a user registered by nobody": Row(olga(None), register(), NOBODY, NO_ADMIN),
+    "a name that is taken": Row(olga(None, taken=True), register(), ADA, TAKEN),
+    "roles by who is no administrator": Row(olga(), UpdateUser(roles=("admin",)), EVE, NOT_HERE),
+    "roles by oneself": Row(olga(), UpdateUser(roles=("admin",)), OLGA, NOT_HERE),
+    "roles of nobody": Row(olga(None), UpdateUser(roles=("admin",)), ADA, NOT_HERE),
+    "roles of the last administrator": Row(LAST_ADMIN, UpdateUser(roles=("user",)), ADA, LAST),
+    "a password by who is no administrator": Row(olga(), ChangePassword(), EVE, NOT_HERE),
+    "a password by oneself, disabled": Row(olga(active=False), ChangePassword(), OLGA, NOT_HERE),
+    "a password of nobody": Row(olga(None), ChangePassword(), ADA, NOT_HERE),
+    "disabled by who is no administrator": Row(olga(), DisableUser(), EVE, NOT_HERE),
+    "disabled by oneself": Row(olga(), DisableUser(), OLGA, NOT_HERE),
+    "nobody disabled": Row(olga(None), DisableUser(), ADA, NOT_HERE),
+    "the last administrator disabled": Row(LAST_ADMIN, DisableUser(), OLGA, LAST),
+}
+
+
+@pytest.mark.parametrize("row", REFUSALS.values(), ids=REFUSALS.keys())
+def test_refused(row: Row) -> None:
+    before = msgspec.structs.replace(row.user)
+    decision = run(row.user, row.command, principal=row.principal)
+    assert [(outcome.seq, outcome.refusal) for outcome in decision.outcomes] == [(None, row.refusal)]
+    assert (row.user, decision.links) == (before, [])
 
 
 # -- what a request's values may look like ----------------------------------------------------------------------------
