@@ -77,6 +77,9 @@ def test_a_jobs_way_leads_to_its_task_in_flower(flower: httpx.Client, ada: Clien
     wait_for(lambda: flower.get(path).status_code == 200, seconds=PATIENCE_S, what=f"{path} in Flower")
     task = content(flower, path)
     assert task["name"] == "tasks.turns.run" and f"ledger:{ledger}" in task["args"]
+    # its page, for people, behind the same password
+    page = flower.get(f"/task/{task['uuid']}")
+    assert page.status_code == 200 and task["uuid"] in page.text and f"ledger:{ledger}" in page.text
 
 
 def way(block: str) -> tuple[str, str, str]:

@@ -10,15 +10,18 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from api.openapi import document_of
+from infrastructure import rehearsal
+from infrastructure.schema import metadata
 from infrastructure.settings import Settings
+from tests.integration.test_turns import break_on
 from tests.journals import on_a_loop
 from tests.service import Json, Service, User, open_books, posting, running_service
 
-WRITTEN = """
-SELECT (SELECT count(*) FROM commands), (SELECT count(*) FROM idempotency_keys), (SELECT count(*) FROM batches),
-    (SELECT count(*) FROM journal), (SELECT count(*) FROM ledger_reservations), (SELECT count(*) FROM users),
-    (SELECT count(*) FROM pending_credentials), (SELECT last_value FROM daybook_position)
-"""
+# How many rows each table has, and who wrote them: what is changed, and even changed back, tells.
+WRITTEN = " UNION ALL ".join(
+    f"SELECT '{table}', count(*), sum(xmin::text::bigint) FROM {table}" for table in sorted(metadata.tables)
+)
+POSITION = "SELECT last_value FROM daybook_position"
 DRY = "validate_only=true"
 WAIT = "wait=20"
 
@@ -34,6 +37,11 @@ def serve(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[], A
             yield service, ada, f"/v1/ledgers/{await open_books(ada)}"
 
     return open_service
+
+
+async def traces(service: Service) -> tuple[object, ...]:
+    """Everything that a command leaves behind: in Postgres, and for workers."""
+    return await service.pool.fetch(WRITTEN), await service.pool.fetchval(POSITION), list(service.bell.rung)
 
 
 async def rehearse(user: User, path: str, body: Json) -> Json:
@@ -54,10 +62,10 @@ async def test_balances_are_those_that_the_command_leads_to_then(serve: Callable
             ("accounts", {"name": "wallets:bob", "currency": "KWD", "type": "liability", "metadata": {"b": "1"}}),
             ("accounts/wallets:alice/freeze", {}),
         ):
-            before = await service.pool.fetchrow(WRITTEN)
+            before = await traces(service)
             said = await rehearse(ada, f"{base}/{path}", body)
             assert (said["valid"], said["problem"]) == (True, None)
-            assert await service.pool.fetchrow(WRITTEN) == before
+            assert await traces(service) == before
             sent = await ada.post(f"{base}/{path}", body, prefer=WAIT)
             assert sent.status_code in (200, 201), sent.text
             for account in said["balances"]:
@@ -139,7 +147,7 @@ async def test_bulk_is_told_as_a_whole(serve: Callable[[], Any]) -> None:
         hold = {"kind": "post_transaction", "label": "hold", "pending": True, **posting("5")}
         capture = {"kind": "capture_transaction", "transaction": "#hold", "amount": "2"}
         lost = {"kind": "post_transaction", **posting("1", credit="wallets:nobody")}
-        before = await service.pool.fetchrow(WRITTEN)
+        before = await traces(service)
         said = await rehearse(ada, f"{base}/commands", {"commands": [hold, capture]})
         assert said["valid"] and [account["balance"] for account in said["balances"]] == ["2.00", "2.00"]
         for atomic, balance in ((False, "2.00"), (True, "0.00")):
@@ -147,31 +155,50 @@ async def test_bulk_is_told_as_a_whole(serve: Callable[[], Any]) -> None:
             assert (said["valid"], said["problem"]["code"]) == (False, "account_not_found")
             assert said["problem"]["errors"][0]["pointer"] == "#/commands/2/postings/0"
             assert [account["balance"] for account in said["balances"]] == [balance] * 2
-        assert await service.pool.fetchrow(WRITTEN) == before
+        assert await traces(service) == before
 
 
 @on_a_loop
 async def test_other_commands_are_rehearsed_without_a_trace(serve: Callable[[], Any]) -> None:
     async with serve() as (service, ada, base):
         admin = await service.user("admin")
-        before = await service.pool.fetchrow(WRITTEN)
+        await service.pool.execute("UPDATE users SET username = 'taken-name' WHERE id = $1", ada.id)
+        before = await traces(service)
         ledger = {"id": f"{base.rpartition('/')[2]}-2", "name": "More"}
         assert await rehearse(ada, "/v1/ledgers", ledger) == {"valid": True, "problem": None, "balances": []}
         user = {"username": "grace", "password": "correct horse battery"}
         assert (await rehearse(admin, "/v1/users", user))["valid"]
-        await service.pool.execute("UPDATE users SET username = 'taken-name' WHERE id = $1", ada.id)
         said = await rehearse(admin, "/v1/users", {**user, "username": "Taken-Name"})
         assert (said["valid"], said["problem"]["code"]) == (False, "username_taken")
         granted = await ada.client.put(f"{base}/grants/{admin.id}?{DRY}", json={"role": "reader"}, headers=ada.headers)
         assert granted.json() == {"valid": True, "problem": None, "balances": []}
-        assert await service.pool.fetchrow(WRITTEN) == before
+        assert await traces(service) == before
 
 
 @on_a_loop
+async def test_a_turn_meanwhile_does_not_count_twice(serve: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve() as (service, ada, base):
+        service.bell.working = False
+        await ada.post(f"{base}/transactions", posting("2"))
+        ahead = rehearsal._ahead
+
+        async def ahead_and_a_turn(*arguments: Any) -> Any:
+            found = await ahead(*arguments)
+            await service.work(base.rpartition("/")[2])
+            return found
+
+        monkeypatch.setattr(rehearsal, "_ahead", ahead_and_a_turn)
+        for _ in range(2):
+            said = await rehearse(ada, f"{base}/transactions", posting("5"))
+            assert [account["balance"] for account in said["balances"]] == ["7.00", "7.00"]
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MOST_AHEAD", 2), ("MOST_POSTINGS_AHEAD", 2)])
+@on_a_loop
 async def test_behind_too_much_that_waits_nothing_is_told(
-    serve: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    serve: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
-    monkeypatch.setattr("infrastructure.rehearsal.MOST_AHEAD", 2)
+    monkeypatch.setattr(rehearsal, bound, most)
     async with serve() as (service, ada, base):
         service.bell.working = False
         for _ in range(2):
@@ -180,3 +207,15 @@ async def test_behind_too_much_that_waits_nothing_is_told(
         await ada.post(f"{base}/transactions", posting())
         answer = await ada.post(f"{base}/transactions?{DRY}", posting())
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+@on_a_loop
+async def test_behind_what_will_break_its_turn_nothing_is_told(
+    serve: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve() as (service, ada, base):
+        service.bell.working = False
+        await ada.post(f"{base}/transactions", {**posting(), "description": "poison"})
+        break_on(monkeypatch, lambda: RuntimeError("broken"))
+        answer = await ada.post(f"{base}/transactions?{DRY}", posting())
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
