@@ -5,30 +5,19 @@ from __future__ import annotations
 from typing import Any, Final
 from uuid import UUID
 
-import msgspec
 from litestar import Request, Response, delete, put
 from litestar.params import FromPath
 
 from api.commands import Form
-from api.decoding import Attempt, parse_json, read_body, try_decode
-from api.jobs import JobView, id_of
+from api.decoding import parse_json, read_body
+from api.jobs import JobView
 from api.ledgers import accept_in
+from api.paths import body_of, command_about, id_in
 from api.queries import GetGrant, GetLedger
-from domain.errors import NotFoundError
-from domain.ledger.commands import GrantAccess, RevokeAccess, Role
+from domain.ledger.commands import GrantAccess, RevokeAccess
 from infrastructure.read_models import GrantView
 
 AnyRequest = Request[Any, Any, Any]
-
-
-class GrantBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a user is to be from now on."""
-
-    role: Role
-
-
-class NoBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Nothing at all: `{}`, or no body."""
 
 
 GRANT_ACCESS: Final = Form(
@@ -52,48 +41,35 @@ REVOKE_ACCESS: Final = Form(
     "/v1/ledgers/{ledger:str}/grants/{user:str}",
     status_code=202,
     summary="Let a user into a ledger, or change what they may do there",
-    body=GrantBody,
+    body=body_of(GrantAccess, "user"),
     command=True,
     answers={200: GrantView, 202: JobView},
     keys=(),
     refusals=("precondition_failed",),
 )
 async def grant_access(request: AnyRequest, ledger: FromPath[str], user: FromPath[str]) -> Response[bytes]:
-    document = parse_json(await read_body(request))
-    body = try_decode(document, GrantBody)
-    named = _named(user)
-    command = None if body.faults else GrantAccess(user=named or UUID(int=0), role=body.value().role)
-    attempt = Attempt(command, body.faults)
-    exists = named is not None
-    return await accept_in(request, GRANT_ACCESS, ledger, document, attempt, "owner", exists=exists, keys=False)
+    return await _accept(request, GRANT_ACCESS, ledger, user)
 
 
 @delete(
     "/v1/ledgers/{ledger:str}/grants/{user:str}",
     status_code=202,
     summary="Take away what was granted to a user",
+    body=body_of(RevokeAccess, "user"),
     command=True,
     answers={202: JobView, 204: None},
     keys=(),
-    codes=("payload_too_large", "unsupported_media_type"),
     refusals=("precondition_failed",),
 )
 async def revoke_access(request: AnyRequest, ledger: FromPath[str], user: FromPath[str]) -> Response[bytes]:
-    document = parse_json(await read_body(request))
-    body = try_decode(document, NoBody)
-    named = _named(user)
-    command = RevokeAccess(user=named or UUID(int=0))
-    attempt = Attempt(command, body.faults)
+    return await _accept(request, REVOKE_ACCESS, ledger, user)
+
+
+async def _accept(request: AnyRequest, form: Form[Any], ledger: str, user: str) -> Response[bytes]:
+    document, named = parse_json(await read_body(request)), id_in(user)
+    attempt = command_about(form.command, "user", named or UUID(int=0), document)
     exists = named is not None
-    return await accept_in(request, REVOKE_ACCESS, ledger, document, attempt, "owner", exists=exists, keys=False)
-
-
-def _named(user: str) -> UUID | None:
-    """The id in the path; None for a text that is none."""
-    try:
-        return id_of(user)
-    except NotFoundError:
-        return None
+    return await accept_in(request, form, ledger, document, attempt, "owner", exists=exists, keys=False)
 
 
 ROUTES: Final[list[Any]] = [grant_access, revoke_access]

@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 
 from domain.clock import format_time
-from tests.e2e.client import PATIENCE_S, Client, Json, fresh, open_books, posting, yearly
+from tests.e2e.client import PATIENCE_S, Client, Json, added_user, fresh, open_books, posting, yearly
+from tests.stack import Stack
 
 WAIT = f"wait={PATIENCE_S}"
 CENT: Json = {"kind": "post_transaction", **posting("0.01")}
@@ -69,6 +70,40 @@ def test_it_is_executed_when_its_time_has_come_and_dated_then(ada: Client, base:
     assert [one["seq"] for one in done] == sorted(one["seq"] for one in done)
     late = datetime.fromisoformat(done[1]["recorded_at"]) - datetime.fromisoformat(when)
     assert timedelta(0) <= late < timedelta(seconds=PATIENCE_S)
+
+
+def test_grants_have_their_time_too_and_who_may_is_looked_at_then(stack: Stack, ada: Client) -> None:
+    root = f"/v1/ledgers/{open_books(ada)}"
+    with added_user(stack) as bob:
+        user, owner = (client.read("/auth/me")["id"] for client in (bob, ada))
+        given = ada.http.put(f"{root}/grants/{user}", json={"role": "owner"}, headers={"prefer": WAIT})
+        assert given.status_code == 200, given.text
+        now = datetime.now(UTC)
+        wanted = [
+            (ada, "PUT", user, {"role": "reader"}),
+            (bob, "DELETE", owner, {}),
+            (ada, "DELETE", user, {}),
+        ]
+        jobs = []
+        for number, (client, method, whose, body) in enumerate(wanted):
+            when = format_time(now + timedelta(seconds=2, milliseconds=number))
+            later = client.http.request(
+                method, f"{root}/grants/{whose}", json={**body, "execute_at": when}, headers={"prefer": WAIT}
+            )
+            assert (later.status_code, later.json()["status"]) == (202, "scheduled"), later.text
+            assert later.json()["execute_at"] == when
+            jobs.append(later.json()["id"])
+        assert [item["role"] for item in bob.read(f"{root}/grants")["items"]] == ["owner", "owner"]
+        outcomes = [client.outcome(job) for job, (client, *_) in zip(jobs, wanted, strict=True)]
+        # by his time Bob is no owner any more
+        assert [each["status"] for each in outcomes] == ["succeeded", "rejected", "succeeded"]
+        assert outcomes[1]["problem"]["code"] == "not_found"
+        assert outcomes[0]["finished_at"] >= outcomes[0]["execute_at"]
+        assert [item["user"] for item in ada.read(f"{root}/grants")["items"]] == [owner]
+        assert bob.get(root).status_code == 404
+    assert [event["type"] for event in ada.journal(root.rpartition("/")[2])[-3:]] == [
+        *("AccessGranted", "AccessGranted", "AccessRevoked")
+    ]
 
 
 def test_a_time_that_is_past_is_now_and_dates_it(ada: Client, base: str) -> None:
