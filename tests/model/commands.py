@@ -40,8 +40,6 @@ IN_BULK: Final = frozenset(
         *("post_transaction", "capture_transaction", "void_transaction", "reverse_transaction"),
     }
 )
-AT_ONCE: Final = frozenset({"grant_access", "revoke_access"})
-"""Kinds whose routes take no `execute_at`."""
 OWNERS: Final = frozenset({"update_ledger", "grant_access", "revoke_access", "close_period"})
 """Kinds that need the role owner; the others need writer."""
 WEIGHTS: Final = {
@@ -87,11 +85,12 @@ class Told(NamedTuple):
 
 @dataclass
 class Wish:
-    """A command to be sent. `id` is its job's, once it was accepted."""
+    """A command to be sent. `id` is its job's, once it was accepted; one that is `unwanted` is to be cancelled then."""
 
     kind: str
     body: Json
     id: str | None = None
+    unwanted: bool = False
 
 
 @dataclass
@@ -108,8 +107,9 @@ class Maker:
         random = Random(dice)
         build: Callable[[Random], Json] = getattr(self, f"_{kind}")
         wish = Wish(kind, {name: value for name, value in build(random).items() if value is not None})
-        if alone and random.random() < 0.2 and kind not in AT_ONCE:
+        if alone and random.random() < 0.2:
             wish.body["execute_at"] = stamp(datetime.now(UTC) + timedelta(seconds=random.choice([1.5, 2.5, 4, 3_600])))
+        wish.unwanted = random.random() < (0.2 if "execute_at" in wish.body else 0.02)
         self.made.append(wish)
         return wish
 
@@ -318,16 +318,33 @@ class Maker:
         return written(random.choice([0, line.held, line.held // 2, line.held // 3, line.held + 1]), scale)
 
     def _create_schedule(self, random: Random) -> Json:
-        busy = sum(each["status"] == "active" and each["every"] != "PT3600S" for each in self.ledger.schedules.values())
+        busy = sum(
+            each["status"] == "active"
+            and (each["every"] or each["rrule"]).startswith(("PT1S", "PT2S", "FREQ=SECONDLY"))
+            for each in self.ledger.schedules.values()
+        )
         posting = {"debit": self._account(random, "USD"), "credit": self._account(random, "USD"), "amount": "0.5"}
         if posting["debit"] == posting["credit"]:
             posting["credit"] = "wallets:nobody"
         return {
             "command": {"kind": "post_transaction", "postings": [posting]},
-            "every": "PT3600S" if busy > 1 else random.choice(["PT1S", "PT2S"]),
             "missed": random.choice([None, "skip", "once", "all"]),
             "id": random.choice([*self.ledger.schedules, None, None, None]),
+            **self._series(random, busy > 1),
         }
+
+    def _series(self, random: Random, slowly: bool) -> Json:
+        """When a schedule is to repeat its command: not often, if it is to be `slowly`; some begin in the past."""
+        past = stamp(self.hour(random)) if random.random() < 0.4 else None
+        if random.random() < 0.4:
+            often = "PT3600S" if slowly else random.choice(["PT1S", "PT2S"])
+            return {"every": "PT86400S" if past else often, "starts_at": past}
+        if past:
+            hours = sorted(random.sample(range(24), 2))
+            rules = ["FREQ=DAILY", f"FREQ=DAILY;INTERVAL=2;BYHOUR={hours[0]},{hours[1]}", "FREQ=HOURLY;INTERVAL=7"]
+            return {"rrule": f"{random.choice(rules)};COUNT={random.randrange(1, 5)}", "starts_at": past}
+        every = "FREQ=HOURLY" if slowly else random.choice(["FREQ=SECONDLY", "FREQ=SECONDLY;INTERVAL=2"])
+        return {"rrule": every + random.choice(["", ";COUNT=2"])}
 
     def _schedule(self, random: Random) -> str:
         return random.choice([*self.ledger.schedules, str(uuid.UUID(int=random.getrandbits(128), version=4))])

@@ -32,8 +32,8 @@ from tests.model.reference import (
     faults,
     misshapen,
     moment_of,
-    span_of,
     stamp,
+    times_of,
 )
 
 APPLIED: Final = """
@@ -161,6 +161,7 @@ class Books:
         self.done: dict[str, str] = {}
         self.keyed: list[tuple[int, Wish, str]] = []
         self.coming: set[str] = set()
+        self.cancelled: set[str] = set()
         self.sent: list[Wish] = []
 
     # -- sending ------------------------------------------------------------------------------------------------------
@@ -236,13 +237,14 @@ class Books:
         self.keyed.append((user, wish, key))
         if answer.status_code >= 400:
             self.problems[job] = answer.json()
+        self._take_back(user, [wish])
 
     def request(self, user: int, kind: str, body: Json, headers: dict[str, str], query: str = "") -> httpx.Response:
         """The single command of its route."""
         method, place, member = PLACES[kind]
         rest = {name: value for name, value in body.items() if name != member}
         path = place if kind == "create_ledger" else self.path + place.format(body.get(member))
-        content: dict[str, Any] = {} if method == "DELETE" else {"json": rest}
+        content: dict[str, Any] = {"json": rest} if rest or method != "DELETE" else {}
         return self.world.users[user].http.request(method, path + query, headers=headers, **content)
 
     def _refused_at_once(self, user: int, wishes: list[Wish], answer: httpx.Response, place: str) -> None:
@@ -253,7 +255,7 @@ class Books:
             role, _ = self.model.grants.get(self.world.ids[user], ("", 0))
             needed = "owner" if any(wish.kind in OWNERS for wish in wishes) else "writer"
             # a role that is being changed at the same time may be the one of before or the one of after
-            if not any(wish.kind in ("grant_access", "revoke_access") for wish in self.sent):
+            if not any(wish.kind in ("grant_access", "revoke_access") for wish in [*self.sent, *self._overdue(now)]):
                 expected = "accepted" if RANKS.get(role, 0) >= RANKS[needed] else "forbidden" if role else "not_found"
                 same("answer to the sender", found, expected)
         else:
@@ -291,7 +293,30 @@ class Books:
             wish.body = self._resolved(wish, wishes)
         if atomic:
             self.atomic.update(dict.fromkeys(batch.jobs, batch))
+        self._take_back(user, several)
         return batch
+
+    def _take_back(self, user: int, wishes: list[Wish]) -> None:
+        """Cancels what is not wanted any more: either it is cancelled then or it was applied, as the answer says."""
+        for wish in wishes:
+            if not wish.unwanted or wish.id is None:
+                continue
+            answer = self.world.users[user].post(f"/v1/jobs/{wish.id}/cancel", {})
+            if answer.status_code == 503:
+                # turns come without a break
+                continue
+            if answer.status_code == 200:
+                same(f"what is said of {wish}", answer.json()["status"], "cancelled")
+                same(f"atomic batch of {wish}", self.atomic.get(wish.id), None)
+                self.cancelled.add(wish.id)
+            else:
+                found = [answer.status_code, answer.json()["code"]]
+                same(f"answer to cancelling {wish}", found, [409, "job_not_cancellable"])
+                status = self.world.users[user].read(f"/v1/jobs/{wish.id}")["status"]
+                if wish.id not in self.atomic and status not in ("succeeded", "rejected"):
+                    raise Difference(f"{wish} can't be cancelled though it is {status}")
+            with self.world.lock:
+                self.world.reads[f"cancelling {answer.status_code}"] += 1
 
     def _note_refusals(self, user: int, batch: Batch) -> None:
         found = self.world.users[user].batch(batch.id)
@@ -300,7 +325,8 @@ class Books:
             self.problems[refusal["job"]] = refusal["problem"]
         counts = found["counts"]
         same("refusals of a batch", counts["rejected"], len(found["refusals"]))
-        same("jobs of a batch", counts["rejected"] + counts["succeeded"], len(batch.jobs))
+        same("cancelled of a batch", counts["cancelled"], len(self.cancelled & {*batch.jobs}))
+        same("jobs of a batch", counts["rejected"] + counts["succeeded"] + counts["cancelled"], len(batch.jobs))
 
     # -- putting to the model what was applied ------------------------------------------------------------------------
 
@@ -338,6 +364,9 @@ class Books:
         same("principal", str(row["principal"]), self.asked_by.get(job, SERVICE))
         self.coming.discard(job)
         self.done[job] = row["status"]
+        if row["status"] == "cancelled" or job in self.cancelled:
+            same(f"status of what was cancelled, {wish}", row["status"], "cancelled" if job in self.cancelled else "?")
+            return
         asked = self._asked(wish, row)
         batch = self.atomic.get(job)
         what = f"{kind} {wish.body} ({job})"
@@ -364,14 +393,26 @@ class Books:
             self.wishes[job] = Wish(row["kind"], msgspec.json.decode(row["payload"]), job)
             return self.wishes[job]
         schedule, at = self.model.schedules[str(row["schedule"])], row["execute_at"]
-        span, first = span_of(schedule["every"]), schedule["starts_at"]
-        if at < first or (at - first) % span or at in schedule["fired"]:
-            raise Difference(f"{schedule} has no time {at}, or had it before")
+        self._check_time(schedule, at)
         schedule["fired"].add(at)
         self.asked_by[job] = schedule["principal"]
         self.wishes[job] = Wish(row["kind"], dict(schedule["command"]), job)
         same("what a schedule repeats", row["kind"], self.wishes[job].body.pop("kind"))
         return self.wishes[job]
+
+    def _check_time(self, schedule: Json, at: datetime) -> None:
+        """That a schedule has this time, for the first time; of those before it was made only what `missed` says."""
+        if at not in times_of(schedule, at) or at in schedule["fired"]:
+            raise Difference(f"{schedule} has no time {at}, or had it before")
+        created_at = moment_of(schedule["created_at"])
+        if at < created_at and schedule["missed"] != "all":
+            # the last of many, and no other
+            others = [each for each in times_of(schedule, created_at) if at < each < created_at]
+            if schedule["missed"] == "skip" or others or any(each < created_at for each in schedule["fired"]):
+                raise Difference(f"{schedule} makes up for {at}")
+        series = "rule" if schedule["every"] is None else "interval"
+        with self.world.lock:
+            self.world.reads[f"time of {'a' if series == 'rule' else 'an'} {series}"] += 1
 
     def _asked(self, wish: Wish, row: asyncpg.Record) -> Asked:
         assert wish.id is not None
@@ -698,7 +739,8 @@ class Books:
         refused = [
             job
             for job, status in self.done.items()
-            if status == "rejected" and self.wishes[job].kind in ("post_transaction", "reverse_transaction")
+            if status in ("rejected", "cancelled")
+            and self.wishes[job].kind in ("post_transaction", "reverse_transaction")
         ]
         if refused:
             job = random.choice(refused)
@@ -792,6 +834,11 @@ class Books:
         self._send(2, ending, "awaited")
         self.catch_up()
 
+    def _overdue(self, now: datetime) -> list[Wish]:
+        """What was to happen by itself by now, and may not have been caught up with."""
+        waiting = [wish for job, wish in self.wishes.copy().items() if job not in self.done]
+        return [wish for wish in waiting if "execute_at" in wish.body and moment_of(wish.body["execute_at"]) <= now]
+
     def awaited(self) -> list[datetime]:
         """When something is still to happen by itself before long."""
         pending = [each.expires_at for each in self.model.transactions.values() if each.status == "pending"]
@@ -808,6 +855,7 @@ class Books:
                 raise Difference(f"never happened: {self.awaited()}")
             time.sleep(0.1)
             self.catch_up()
+        self.calm()
         self.compare_all()
 
 

@@ -20,6 +20,7 @@ DIGITS = 38
 """An amount may have no more of them before its point."""
 STANDARD = {"USD": 2, "EUR": 2, "JPY": 0, "KWD": 3}
 """The currencies of ISO 4217 that it knows; others have to be registered."""
+STEPS = {"SECONDLY": timedelta(seconds=1), "HOURLY": timedelta(hours=1), "DAILY": timedelta(days=1)}
 DEBIT_NORMAL = ("asset", "expense")
 RANKS = {"reader": 1, "writer": 2, "owner": 3}
 AHEAD = timedelta(seconds=60)
@@ -83,6 +84,25 @@ def moment_of(text: str) -> datetime:
 def span_of(every: str) -> timedelta:
     """What `PT5S` and the like stand for."""
     return timedelta(seconds=int(every.removeprefix("PT").removesuffix("S")))
+
+
+def times_of(schedule: Json, until: datetime) -> list[datetime]:
+    """All its times up to there. Of rules it knows those that go on by seconds, hours or days."""
+    if schedule["every"] is not None:
+        return stepped(schedule["starts_at"], span_of(schedule["every"]), until)
+    parts = dict(part.split("=") for part in schedule["rrule"].split(";"))
+    step = STEPS[parts["FREQ"]] * int(parts.get("INTERVAL", "1"))
+    times = stepped(schedule["starts_at"], step, until)
+    if "BYHOUR" in parts:
+        hours = sorted(int(hour) for hour in parts["BYHOUR"].split(","))
+        days = stepped(schedule["starts_at"].replace(hour=0), step, until)
+        times = [day.replace(hour=hour) for day in days for hour in hours]
+        times = [each for each in times if schedule["starts_at"] <= each <= until]
+    return times[: int(parts["COUNT"])] if "COUNT" in parts else times
+
+
+def stepped(first: datetime, step: timedelta, until: datetime) -> list[datetime]:
+    return [first + number * step for number in range((until - first) // step + 1)]
 
 
 def stamp(moment: datetime | None) -> str | None:
@@ -392,8 +412,14 @@ class Ledger:
         id, begun = body.get("id") or asked.id, max(asked.accepted_at, asked.moment)
         if id in self.schedules:
             raise Refused("validation_failed", "#/id")
-        starts_at = begun + span_of(body["every"]) if body.get("starts_at") is None else moment_of(body["starts_at"])
-        said = {"command": body["command"], "every": body["every"], "rrule": None}
+        every, rrule, starts_at = (body.get(name) for name in ("every", "rrule", "starts_at"))
+        if starts_at is not None:
+            starts_at = moment_of(starts_at)
+        else:
+            starts_at = begun + (span_of(every) if every else timedelta(seconds=1))
+        if rrule is not None:
+            starts_at = starts_at.replace(microsecond=0)
+        said = {"command": body["command"], "every": every, "rrule": rrule}
         made = {**said, "status": "active", "missed": body.get("missed") or "skip", "created_at": stamp(begun)}
 
         def apply(seq: int, _: datetime) -> None:
