@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from confluent_kafka.admin import AdminClient
 from cli.up import UpError, parse_scale, read_procfile
 from infrastructure.embedded import Addresses
 from tests.conftest import run_sql, temporary_state
+from tests.e2e.client import PATIENCE_S, logged_in, open_books, posting
 from tests.stack import Stack, alive, descendants, launch, running_stack, wait_for
 
+MANY = 200
+"""Events of 25 kB: more than what kernels keep of a stream that nobody reads."""
 SUPERVISED = {
     *("postgres", "valkey", "kafka"),
     *("api.1", "ledgers.1", "ledgers.2", "identity.1", "events.1", "maintenance.1", "exports.1", "beat.1", "flower.1"),
@@ -117,6 +121,53 @@ def test_a_broker_that_lost_its_topics_gets_them_again(product: Stack) -> None:
         return len(topic.partitions) if topic and product.pid_of("kafka") != before else 0
 
     wait_for(lambda: partitions() == 12, seconds=30, what="the topic exists again")
+
+
+def test_it_stops_in_time_with_streams_open(product: Stack) -> None:
+    # the last that uses it
+    large = {"kind": "post_transaction", **posting(), "metadata": {f"k{number}": "x" * 500 for number in range(50)}}
+    with (
+        logged_in(product, product.connection["username"], product.connection["password"]) as admin,
+        ExitStack() as left,
+    ):
+        ledger = f"/v1/ledgers/{open_books(admin)}"
+        made = admin.post(f"{ledger}/commands", {"commands": [large] * MANY}, prefer=f"wait={PATIENCE_S}")
+        assert made.json()["counts"]["succeeded"] == MANY, made.text
+        later = admin.post(f"{ledger}/transactions", posting(execute_at="2099-01-01T00:00:00Z")).json()
+        authorization = f"Authorization: {admin.http.headers['authorization']}"
+        followed = left.enter_context(stream(product, f"{ledger}/events", authorization))
+        followed_job = left.enter_context(stream(product, later["links"]["events"], authorization))
+        unread = left.enter_context(stream(product, f"{ledger}/events", authorization, "Last-Event-ID: 0"))
+        for opened in (followed, followed_job, unread):
+            assert opened.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
+        product.stop()
+        for opened in (followed, followed_job):
+            assert all_of(opened).endswith(b"0\r\n\r\n"), "an end, and not just a broken connection"
+        assert len(all_of(unread)) < MANY * 25_000
+    assert "Application shutdown complete" in product.log(), "the API was killed"
+
+
+@contextmanager
+def stream(stack: Stack, path: str, *headers: str) -> Iterator[socket.socket]:
+    """A request for a stream. What is not read stays with the server: there is hardly room for it here."""
+    host, _, port = stack.connection["api"].removeprefix("http://").partition(":")
+    with socket.socket() as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        opened.settimeout(PATIENCE_S)
+        opened.connect((host, int(port)))
+        opened.sendall("\r\n".join((f"GET {path} HTTP/1.1", f"Host: {host}", *headers, "", "")).encode())
+        yield opened
+
+
+def all_of(opened: socket.socket) -> bytes:
+    """What comes until the connection ends, however it does."""
+    found = b""
+    try:
+        while piece := opened.recv(65_536):
+            found += piece
+    except ConnectionResetError:
+        pass
+    return found
 
 
 def test_servers_of_your_own_are_used_instead(servers: Addresses, database: str) -> None:
