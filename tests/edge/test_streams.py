@@ -222,6 +222,7 @@ async def test_without_notices_events_come_a_second_later(settings: Settings, mo
 
 @on_uvloop
 async def test_a_job_on_its_way(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "BEAT_S", 0.2)
     async with a_town(settings, monkeypatch) as town:
         ada = await town.user()
         ledger = await ada.books()
@@ -230,6 +231,8 @@ async def test_a_job_on_its_way(settings: Settings, monkeypatch: pytest.MonkeyPa
         async with ada.stream(path) as stream:
             accepted = await stream.event()
             assert (accepted.fields["event"], accepted.data["at"]) == ("accepted", job["accepted_at"])
+            beat = await stream.block()
+            assert (beat.fields, beat.comment) == ({}, "")
             await town.work(ledger)
             turn, *published, finished = await stream.rest()
         assert (turn.fields["id"], turn.data["status"], turn.data["seq"], turn.data["attempts"]) == (
