@@ -205,7 +205,9 @@ class EventStream(Response[bytes]):
                 self._end.clear()
                 self._carrier.cut("stream")
                 # the server takes a response for broken that is given up before it knows
-                await self._end.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(END_S):
+                        await self._end.wait()
 
     @contextmanager
     def _carried(self) -> Iterator[None]:

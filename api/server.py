@@ -162,7 +162,7 @@ class Protocol(HttpToolsProtocol):
     def carry(self, end: Callable[[], None] | None) -> None:
         """What ends the stream of events that is the answer now, which would not end by itself; None: it is over."""
         self._end_stream = end
-        if self._stopping:
+        if self._stopping or self.transport.is_closing():
             self._end()
 
     def connection_lost(self, exc: Exception | None) -> None:
