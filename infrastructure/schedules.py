@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Final, Literal
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from domain.ledger.templates import Template
 from domain.messages import Command
 from infrastructure.postgres import Db
 from infrastructure.read_models import Page, Snapshot, Time
-from infrastructure.recurrence import Occurrence, first
+from infrastructure.recurrence import Occurrence, first, leap, occurrences
 
 STATUSES: Final = "SELECT id, status FROM schedules WHERE ledger = $1 AND id = ANY ($2::uuid[])"
 
@@ -28,10 +29,17 @@ INSERT INTO schedules (ledger, id, seq, principal, command, every, rrule, starts
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $3, $11, $12)
 """
 
-# What passed during a pause is looked for when it is next due: nobody waits for that here.
-SET_STATUS: Final = """
-UPDATE schedules SET status = $3, version = $4, resumed_at = coalesce($5, resumed_at) WHERE ledger = $1 AND id = $2
+SET_STATUS: Final = "UPDATE schedules SET status = $3, version = $4 WHERE ledger = $1 AND id = $2"
+
+LOCK: Final = "SELECT every, rrule, next_at, number FROM schedules WHERE ledger = $1 AND id = $2 FOR UPDATE"
+
+RESUME: Final = """
+UPDATE schedules SET status = 'active', version = $3, resumed_at = $4, next_at = $5, number = $6
+WHERE ledger = $1 AND id = $2
 """
+
+# Of the times that passed during a pause, so many are gone through while a turn waits; the sweep does the rest.
+MOST_PASSED: Final = 200
 
 _VIEW: Final = "id, seq, command, every, rrule, next_at, last_at, status, missed, created_at, version"
 
@@ -161,11 +169,11 @@ async def save(db: Db, ledger: str, links: Sequence[Link], now: datetime) -> Non
         if isinstance(event, ScheduleCreated):
             await _add(db, ledger, event, seq)
         elif isinstance(event, SchedulePaused):
-            await db.execute(SET_STATUS, ledger, event.schedule, "paused", seq, None)
+            await db.execute(SET_STATUS, ledger, event.schedule, "paused", seq)
         elif isinstance(event, ScheduleResumed):
-            await db.execute(SET_STATUS, ledger, event.schedule, "active", seq, now)
+            await _resume(db, ledger, event.schedule, seq, now)
         elif isinstance(event, ScheduleCancelled):
-            await db.execute(SET_STATUS, ledger, event.schedule, "cancelled", seq, None)
+            await db.execute(SET_STATUS, ledger, event.schedule, "cancelled", seq)
 
 
 async def _add(db: Db, ledger: str, event: ScheduleCreated, seq: int) -> None:
@@ -186,6 +194,29 @@ async def _add(db: Db, ledger: str, event: ScheduleCreated, seq: int) -> None:
         None if begins is None else begins.at,
         0 if begins is None else begins.number,
     )
+
+
+async def _resume(db: Db, ledger: str, schedule: UUID, seq: int, now: datetime) -> None:
+    """Lets the times after `now` count, so that the schedule's view names the next one that will make a command."""
+    row = await db.fetchrow(LOCK, ledger, schedule)
+    if row is None:
+        raise LookupError(f"schedule {schedule}")
+    at: datetime | None = row["next_at"]
+    number: int = row["number"]
+    if at is not None:
+        onward = _after(row["every"], row["rrule"], Occurrence(at, number), now)
+        at, number = (None, number) if onward is None else onward
+    await db.execute(RESUME, ledger, schedule, seq, now, at, number)
+
+
+def _after(every: str | None, rrule: str | None, at: Occurrence, moment: datetime) -> Occurrence | None:
+    """The first time after `moment`, or the last that was looked at; None if the series has ended by then."""
+    found = leap(every, at, moment)
+    times = occurrences(every, rrule, *found)
+    for found in islice(times, MOST_PASSED):
+        if found.at > moment:
+            return found
+    return None if next(times, None) is None else found
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

@@ -191,11 +191,30 @@ async def test_paused_nothing_counts_and_what_passed_is_passed_over(desk: Desk) 
         await passes(desk, schedule, hours=10)
         await sweep(desk).run()
         assert await made(desk, schedule) == []
+        now = datetime.now(UTC)
         await change(desk, ResumeSchedule(schedule=schedule))
+        # whoever resumes it is told of a time to come, not of one that nothing will be made of
+        after = await place(desk, schedule)
+        assert now < after["next_at"] <= now + timedelta(hours=1, seconds=10)
         await sweep(desk).run()
-        assert await made(desk, schedule) == []
-        now, after = datetime.now(UTC), await place(desk, schedule)
-        assert now < after["next_at"] <= now + timedelta(hours=1)
+        assert await made(desk, schedule) == [] and await place(desk, schedule) == after
+
+
+@at_a_desk
+async def test_what_passed_is_looked_for_in_bounds_when_it_is_resumed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "MOST_PASSED", 5)
+    ended, long = [await make(desk, missed="all", rrule=rule) for rule in ("FREQ=HOURLY;COUNT=3", "FREQ=HOURLY")]
+    for schedule in (ended, long):
+        await change(desk, PauseSchedule(schedule=schedule))
+        await passes(desk, schedule, hours=10)
+        await change(desk, ResumeSchedule(schedule=schedule))
+    assert (await place(desk, ended))["next_at"] is None
+    assert (await place(desk, long))["number"] == 5
+    await sweep(desk).run()
+    assert (await place(desk, long))["next_at"] > datetime.now(UTC)
+    assert await made(desk, ended) == await made(desk, long) == []
 
 
 @at_a_desk
