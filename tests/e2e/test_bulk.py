@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import httpx
 
+from infrastructure.settings import Settings
 from tests.e2e.client import PATIENCE_S, Client, Json, open_books, posting
 
 WAIT = f"wait={PATIENCE_S}"
-WIDE = 1_100
-"""A turn takes 1,000 commands at the most."""
+WIDE = {each.name: each.default for each in fields(Settings)}["turn_commands"] + 1
+"""More than a turn takes otherwise."""
+MANY = 150
 
 
 def batch(credits: list[str]) -> Json:
@@ -57,7 +60,7 @@ def test_all_of_a_batch_wider_than_a_turn_is_applied_by_one_turn_in_its_place(ad
     assert len({event["recorded_at"] for event in events[1:-1]}) == 1
     first, last = (turn_of(ada, job) for job in (jobs[0], jobs[-1]))
     assert first["turn"] == last["turn"] and last["seq"] - first["seq"] == WIDE - 1
-    assert ada.read(f"{path}/accounts/wallets:alice")["balance"] == "13.00"
+    assert ada.read(f"{path}/accounts/wallets:alice")["balance"] == f"{2 + WIDE / 100:.2f}"
 
 
 def test_nothing_of_a_batch_is_applied_if_its_last_command_is_refused(ada: Client) -> None:
@@ -65,9 +68,9 @@ def test_nothing_of_a_batch_is_applied_if_its_last_command_is_refused(ada: Clien
     path = f"/v1/ledgers/{ledger}"
     ada.done(f"{path}/transactions", posting())
     before = [ada.journal(ledger), ada.read(f"{path}/balances"), ada.read(f"{path}/transactions")]
-    body = batch([*["wallets:alice"] * WIDE, "wallets:nobody"])
+    body = batch([*["wallets:alice"] * MANY, "wallets:nobody"])
     refused = awaited(ada, ledger, body, "lost")
-    assert (refused["counts"]["rejected"], refused["refusals_total"]) == (WIDE + 1, WIDE + 1)
+    assert (refused["counts"]["rejected"], refused["refusals_total"]) == (MANY + 1, MANY + 1)
     again = ada.post(f"{path}/commands", body, idempotency_key="lost").json()
     assert again["batch"] == refused["id"]
     culprit = again["jobs"][-1]
