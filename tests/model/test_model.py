@@ -20,7 +20,7 @@ MORE_GAMES = 3
 READS = {
     *("ledger", "grants", "currencies", "periods", "accounts", "account", "transactions", "transaction"),
     *("refused transaction", "balances", "trial balance", "statement", "repetition", "sealed run", "dry run"),
-    *("schedules", "time of a rule", "time of an interval", "cancelling 200", "cancelling 409"),
+    *("schedules", "time of a rule", "cancelling 200", "cancelling 409"),
     *("account as of", "accounts as of", "balances as of", "trial balance as of"),
 }
 
