@@ -78,7 +78,7 @@ async def _apply(db: Db, ledger: str, links: Sequence[Link]) -> None:
     needed = Touches.none()
     for link in links:
         replayed(link.entry.data, needed)
-    state = await ledgers.assemble(db, ledger, needed, set())
+    state = await ledgers.assemble(db, ledger, needed, set(), {})
     times = [datetime.fromisoformat(link.entry.recorded_at) for link in links]
     for link, recorded_at in zip(links, times, strict=True):
         event = link.entry.data

@@ -185,10 +185,11 @@ class FakeLedgers:
     def load(self, ledger_id: str, commands: Iterable[Recorded]) -> Ledger:
         kept = self._kept.setdefault(ledger_id, _Books())
         needed = Touches.none()
-        principals = set()
+        principals, positions = set(), {}
         for recorded in commands:
             touches(recorded.command, needed)
             principals.add(recorded.principal)
+            positions[recorded.id] = recorded.position
         named = {each: deepcopy(kept.transactions[each]) for each in needed.transactions if each in kept.transactions}
         for transaction in named.values():
             needed.accounts.update(name for line in transaction.lines for name in (line.debit, line.credit))
@@ -203,7 +204,7 @@ class FakeLedgers:
             members=self._members(kept.grants, principals, needed.users),
             named=needed.transactions,
             transactions=named,
-            waiting={each: kept.waiting[each] for each in needed.transactions if each in kept.waiting},
+            waiting={each: positions.get(each) for each in needed.transactions if each in kept.waiting},
             closed_before=kept.closed_before,
             schedules={each: kept.schedules[each] for each in needed.schedules if each in kept.schedules},
         )

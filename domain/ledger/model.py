@@ -211,8 +211,8 @@ class Ledger(msgspec.Struct):
     - `named` are the transactions that the turn's commands name, whether there are any such or not: one that is posted
       in this turn is kept in memory only if it is among them.
     - `transactions` are those of them that were applied; `accounts` has the accounts of their lines too.
-    - `waiting` are those of them which a command is still to make that is scheduled, or waits in the mailbox: its
-      position there, None while it is scheduled. Those of the turn itself do no harm.
+    - `waiting` are those of them which a command is still to make: its position if it is one of the turn's, None if it
+      is scheduled or a later turn's. (A later turn's position may be lower: it was drawn, but not yet to be seen.)
     - `closed_before` is the end of the last closed period.
     - `schedules` are those that the commands name, as far as they exist, by their status.
 
@@ -243,7 +243,7 @@ class Ledger(msgspec.Struct):
     accounts_before: list[AccountBefore] = msgspec.field(default_factory=list)
 
     def awaits(self, transaction: UUID, position: int) -> bool:
-        """Whether a transaction is still to be made by a command that comes after `position`, or is scheduled."""
+        """Whether a transaction is still to be made by a command that comes after the one at `position`."""
         if transaction not in self.waiting:
             return False
         place = self.waiting[transaction]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -111,17 +111,20 @@ _json = msgspec.json.Encoder().encode
 async def load(db: Db, ledger_id: str, commands: Iterable[Recorded], *, locks: bool = True) -> Ledger:
     """Everything that `commands` will ask of the ledger, in as few statements as they need."""
     needed = Touches.none()
-    principals = set()
+    principals, positions = set(), {}
     for recorded in commands:
         touches(recorded.command, needed)
         principals.add(recorded.principal)
+        positions[recorded.id] = recorded.position
     if locks and needed.users:
         await db.execute(LOCK_GRANTS, ledger_id, sorted(needed.users))
-    return await assemble(db, ledger_id, needed, principals)
+    return await assemble(db, ledger_id, needed, principals, positions)
 
 
-async def assemble(db: Db, ledger_id: str, needed: Touches, principals: set[UUID]) -> Ledger:
-    """What is `needed`, and who the `principals` are there."""
+async def assemble(
+    db: Db, ledger_id: str, needed: Touches, principals: set[UUID], positions: Mapping[UUID, int]
+) -> Ledger:
+    """What is `needed`, who the `principals` are there, and where in the mailbox the turn's own commands stand."""
     row = await db.fetchrow(PROFILE, ledger_id)
     named = await transactions.load(db, ledger_id, needed.transactions)
     for transaction in named.values():
@@ -135,7 +138,7 @@ async def assemble(db: Db, ledger_id: str, needed: Touches, principals: set[UUID
         members=await _members(db, ledger_id, principals, needed.users),
         named=needed.transactions,
         transactions=named,
-        waiting=await transactions.waiting(db, ledger_id, needed.transactions),
+        waiting=await transactions.waiting(db, ledger_id, needed.transactions, positions),
         closed_before=None if row is None else row["closed_before"],
         schedules=await schedules.statuses(db, ledger_id, needed.schedules),
     )

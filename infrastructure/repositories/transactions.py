@@ -48,7 +48,7 @@ FROM holds WHERE ledger = $1 AND seq = ANY ($2::bigint[]) ORDER BY seq, posting
 """
 
 WAITING: Final = """
-SELECT id, CASE WHEN status = 'accepted' THEN position END AS position FROM commands
+SELECT id FROM commands
 WHERE id = ANY ($2::uuid[]) AND actor = $1 AND status IN ('accepted', 'scheduled')
     AND kind IN ('post_transaction', 'reverse_transaction')
 """
@@ -109,12 +109,14 @@ async def load(db: Db, ledger_id: str, named: Collection[UUID]) -> dict[UUID, Tr
     return {row["id"]: _transaction(row, lines[row["seq"]]) for row in rows}
 
 
-async def waiting(db: Db, ledger_id: str, named: Collection[UUID]) -> dict[UUID, int | None]:
-    """Those of the named transactions that a command is still to make: its position, None while it is scheduled."""
+async def waiting(
+    db: Db, ledger_id: str, named: Collection[UUID], positions: Mapping[UUID, int]
+) -> dict[UUID, int | None]:
+    """Those of the named transactions that a command is still to make, with its place among `positions`: the turn's."""
     if not named:
         return {}
     rows = await db.fetch(WAITING, f"ledger:{ledger_id}", sorted(named))
-    return {row["id"]: row["position"] for row in rows}
+    return {row["id"]: positions.get(row["id"]) for row in rows}
 
 
 def _sort(rows: Iterable[Record], into: dict[int, list[Line]]) -> None:

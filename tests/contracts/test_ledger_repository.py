@@ -329,12 +329,17 @@ class LedgerRepositories:
 
     def test_transactions_that_are_still_to_be_made_are_known_to_be(self, store: Store, shelf: Shelf) -> None:
         shelf.turn(create())
-        waiting, scheduled, elsewhere, nobody = (uuid4() for _ in range(4))
+        waiting, late, scheduled, elsewhere, nobody = (uuid4() for _ in range(5))
         store.wait(shelf.id, waiting, 77)
+        # its position was drawn in time, but it was not to be seen in time
+        store.wait(shelf.id, late, 70)
         store.wait(shelf.id, scheduled, None)
         store.wait(Shelf(store).id, elsewhere, 78)
-        ledger = shelf.load(*[VoidTransaction(transaction=one) for one in (waiting, scheduled, elsewhere, nobody)])
-        assert (ledger.waiting, ledger.transactions) == ({waiting: 77, scheduled: None}, {})
+        voiding = [VoidTransaction(transaction=one) for one in (waiting, late, scheduled, elsewhere, nobody)]
+        turn = [replace(record(post(("a", "b", "1")), 77), id=waiting), *(record(one, 78) for one in voiding)]
+        ledger = store.load(shelf.id, turn)
+        assert (ledger.waiting, ledger.transactions) == ({waiting: 77, late: None, scheduled: None}, {})
+        assert ledger.awaits(late, 78)
         assert ledger.awaits(waiting, 76)
         assert not ledger.awaits(waiting, 77)
         assert ledger.awaits(scheduled, 1_000)

@@ -23,7 +23,7 @@ import pytest
 
 from domain.catalog import HANDLERS
 from domain.decision import GENESIS
-from domain.ledger.commands import PostTransaction
+from domain.ledger.commands import PostTransaction, ReverseTransaction
 from domain.messages import Event
 from infrastructure import mailbox
 from infrastructure.repositories import ledger as ledgers
@@ -232,6 +232,28 @@ async def test_a_turn_that_wrote_nothing_tells_nobody(desk: Desk) -> None:
     assert await desk.take() is Result.EMPTY
     assert await desk.turns.take("ledger:nobody") is Result.BUSY
     assert (desk.notices.told, desk.rung) == ([], [])
+
+
+@at_a_desk
+async def test_what_is_not_to_be_seen_yet_is_still_to_come_whatever_its_position(
+    desk: Desk, monkeypatch: Patch
+) -> None:
+    """Positions are drawn at the same time: a lower one may be committed later, even between two looks of a turn."""
+    original, sale = mailbox.pending, uuid4()
+    drawn = await desk.db.fetchval("SELECT nextval('daybook_position')")
+    ids = await desk.accept(ReverseTransaction(transaction=sale))
+
+    async def seen_in_part(*arguments: Any) -> list[asyncpg.Record]:
+        rows = await original(*arguments)
+        monkeypatch.setattr(mailbox, "pending", original)
+        (late,) = await desk.accept(pay())
+        await desk.db.execute("UPDATE commands SET id = $2, position = $3 WHERE id = $1", late, sale, drawn)
+        return rows
+
+    monkeypatch.setattr(mailbox, "pending", seen_in_part)
+    await desk.empty()
+    assert [outcome.code for outcome in await desk.outcomes(ids)] == ["transaction_not_reversible"]
+    assert await desk.statuses([sale]) == ["succeeded"]
 
 
 # -- one at a time, and nobody forgotten ------------------------------------------------------------------------------

@@ -378,7 +378,8 @@ class Books:
             self._compare_refusal(what, row, refused)
             seen = self.world.codes, refused.code
         else:
-            same(f"status of {what}", row["status"], "succeeded")
+            if row["status"] != "succeeded":
+                raise Difference(f"{what} is {row['status']}, and the model knows no reason: {self._problem(job)}")
             self._compare_event(what, events[job], plan, row)
             seen = self.world.kinds, kind
         with self.world.lock:
