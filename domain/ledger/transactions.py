@@ -125,7 +125,8 @@ def reverse_transaction(command: ReverseTransaction, ledger: Ledger, recorded: R
 
 def _undone(original: Transaction, ledger: Ledger) -> list[rules.Moved]:
     movements: dict[str, rules.Moved] = {}
-    for line in original.lines:
+    # a capture may have taken nothing of some postings: their accounts have no part in this
+    for line in (line for line in original.lines if line.posted):
         for name in (line.credit, line.debit):
             movements.setdefault(name, rules.Movement(ledger.accounts[name], -1))
         movements[line.credit].debit(line.posted)

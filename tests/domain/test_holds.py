@@ -336,6 +336,16 @@ def test_what_was_refunded_once_is_not_refunded_again() -> None:
     assert figures(made, ALICE) == (10_000, 10_000)
 
 
+@pytest.mark.parametrize("end", [freeze, close])
+def test_what_was_captured_nothing_of_is_no_part_of_the_reversal(end: Callable[[str], Command]) -> None:
+    made = books()
+    held = made.apply(hold((ALICE, BANK, "40"), (BOB, FEES, "5")))
+    made.apply(capture(held, "40", "0"))
+    made.apply(end(FEES))
+    undone = made.apply(reverse(held))
+    assert [(line.debit, line.credit, line.posted) for line in made.transaction(undone).lines] == [(BANK, ALICE, 4_000)]
+
+
 def test_a_reversal_can_be_reversed_and_so_on() -> None:
     made = books()
     paid = made.apply(post((ALICE, BOB, "40")))
