@@ -63,6 +63,7 @@ async def batch_view(log: CommandLog, batch: Batch, show: Show | None = None) ->
     refused = [job for _, job in tally.refusals]
     problems = map(job_problem, refused if show is None else await show(refused))
     done = not any(tally.counts[status] for status in UNFINISHED)
+    finished_at = tally.finished_at and max(tally.finished_at, batch.accepted_at)  # jobs replayed are older than it
     return BatchView(
         id=batch.id,
         ledger=batch.actor.partition(":")[2],
@@ -70,7 +71,7 @@ async def batch_view(log: CommandLog, batch: Batch, show: Show | None = None) ->
         total=len(batch.jobs),
         done=done,
         accepted_at=format_time(batch.accepted_at),
-        finished_at=format_time(tally.finished_at) if done and tally.finished_at is not None else None,
+        finished_at=format_time(finished_at) if done and finished_at is not None else None,
         counts=tally.counts,
         refusals=[
             BatchRefusal(job.id, index, problem) for (index, job), problem in zip(tally.refusals, problems, strict=True)

@@ -178,6 +178,15 @@ async def test_an_item_of_an_atomic_batch_replayed_alone_answers_for_the_batch(s
 
 
 @on_a_loop
+async def test_a_batch_of_what_happened_already_has_not_finished_before_it_was_accepted(serve: Serve) -> None:
+    async with serve() as (_, ada, base):
+        first = await batch(ada, base, post("1", idempotency_key="k"))
+        again = await batch(ada, base, post("1", idempotency_key="k"))
+        assert again["jobs"] == first["jobs"] and again["id"] != first["id"]
+        assert again["finished_at"] == again["accepted_at"] > first["finished_at"]
+
+
+@on_a_loop
 async def test_lines_are_atomic_by_the_query_and_nothing_of_them_may_wait(serve: Serve) -> None:
     async with serve() as (_, ada, base):
         lines = b"\n".join(msgspec.json.encode(each) for each in (post("1"), post("2", credit="wallets:nobody")))
