@@ -207,21 +207,31 @@ async def submit_commands(request: AnyRequest, ledger: FromPath[str]) -> Respons
     raise stale
 
 
-async def _submit(request: AnyRequest, envelope: Envelope, sheet: Sheet, attempt: Attempt[Bulk]) -> Response[bytes]:
+async def _submit(
+    request: AnyRequest,
+    envelope: Envelope,
+    sheet: Sheet,
+    attempt: Attempt[Bulk],
+    happened: frozenset[int] = frozenset(),
+) -> Response[bytes]:
     recorder = services_of(request).recorder
     names = await _names(recorder, envelope, sheet)
     keys = _batch_keys(request, envelope, sheet)
     try:
         await admit(request, sheet.ledger, "writer")
-        bulk = _checked(attempt, envelope, sheet, _parameters(request))
+        bulk = _checked(attempt, envelope, sheet, _parameters(request), happened)
         drafts, item_keys = _drafts(bulk, sheet, names)
         await recorder.depths.admit(sheet.actor, len(drafts))
-    except DomainError:
-        keyed = (*keys, *_keys_of(sheet, names)) if may_replay(principal_of(request), sheet.actor) else ()
-        held = await _look_up(recorder, sheet.actor, envelope, keyed)
-        if held is None:
+    except DomainError as error:
+        if not may_replay(principal_of(request), sheet.actor):
             raise
-        return await _replay(recorder, envelope, held)
+        held, older = await _look_up(recorder, sheet.actor, envelope, keys, _keys_of(sheet, names))
+        if held is not None:
+            return await _replay(recorder, envelope, held)
+        if error.code != "validation_failed" or older <= happened:
+            raise
+        # what was in time when it was accepted may be late by now, and is the same command still
+        return await _submit(request, envelope, sheet, attempt, older)
     receipt = await recorder.submit(
         Submission(
             sheet.actor,
@@ -374,8 +384,17 @@ def _key_in(item: object) -> str | None:
     return key if isinstance(key, str) and is_key(key) else None
 
 
-def _checked(attempt: Attempt[Bulk], envelope: Envelope, sheet: Sheet, known: tuple[str, ...]) -> Bulk:
-    """The decoded request. Raises ValidationError naming at most 100 faults."""
+def _checked(
+    attempt: Attempt[Bulk],
+    envelope: Envelope,
+    sheet: Sheet,
+    known: tuple[str, ...],
+    happened: frozenset[int] = frozenset(),
+) -> Bulk:
+    """The decoded request. Raises ValidationError naming at most 100 faults.
+
+    Commands that have `happened` were found to be in order when they were accepted.
+    """
     faults = [*envelope.faults(*known), *attempt.faults, *sheet.labels.faults]
     if faults:
         raise invalid(faults)
@@ -383,6 +402,8 @@ def _checked(attempt: Attempt[Bulk], envelope: Envelope, sheet: Sheet, known: tu
     if bulk.atomic:
         faults += _atomic_faults(bulk)
     for index, item in enumerate(bulk.commands):
+        if index in happened:
+            continue
         faults.extend(_within(index, fault) for fault in faults_of(FORMS[type(item)], item))
         if len(faults) >= MAX_FAULTS:
             break
@@ -454,22 +475,28 @@ def _batch_keys(request: AnyRequest, envelope: Envelope, sheet: Sheet) -> tuple[
     return (Key(key, request_hash(request.url.path, envelope.query, sheet.document.canonical()), sheet.batch),)
 
 
-def _keys_of(sheet: Sheet, names: Names) -> Iterator[Key]:
+def _keys_of(sheet: Sheet, names: Names) -> dict[int, Key]:
     """The keys of those commands that could have been accepted before, in a request that is refused as a whole."""
+    keys = {}
     for index, item in enumerate(_commands(sheet.document)[:MOST_COMMANDS]):
         if _key_in(item) is not None and (key := _item_key(sheet, index, names, UUID(int=0))) is not None:
-            yield key
+            keys[index] = key
+    return keys
 
 
-async def _look_up(recorder: Recorder, actor: str, envelope: Envelope, keys: tuple[Key, ...]) -> UUID | None:
-    """The batch that answers a request that would be refused otherwise.
+async def _look_up(
+    recorder: Recorder, actor: str, envelope: Envelope, of_batch: tuple[Key, ...], of_items: Mapping[int, Key]
+) -> tuple[UUID | None, frozenset[int]]:
+    """The batch that answers a request that would be refused otherwise, and which of its commands happened already.
 
     Raises DomainError when another request has used one of its keys.
     """
+    keys = (*of_batch, *of_items.values())
     asked = [Asked(envelope.principal, actor, key.key) for key in keys]
     found = await recorder.log.find_keys(asked) if asked else []
-    answers = [(key, same_request(held, key)) for key, held in zip(keys, found, strict=True) if held is not None]
-    return next((held for key, held in answers if key.place is None), None)
+    answers = [None if held is None else same_request(held, key) for key, held in zip(keys, found, strict=True)]
+    older = frozenset(index for index, held in zip(of_items, answers[len(of_batch) :], strict=True) if held is not None)
+    return next(iter(answers[: len(of_batch)]), None), older
 
 
 ROUTES: Final[list[Any]] = [submit_commands]

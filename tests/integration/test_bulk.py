@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
+from domain.clock import format_time
 from infrastructure.settings import Settings
 from tests.journals import on_a_loop
 from tests.service import Json, Service, User, open_books, posting, running_service
@@ -184,6 +186,25 @@ async def test_a_batch_of_what_happened_already_has_not_finished_before_it_was_a
         again = await batch(ada, base, post("1", idempotency_key="k"))
         assert again["jobs"] == first["jobs"] and again["id"] != first["id"]
         assert again["finished_at"] == again["accepted_at"] > first["finished_at"]
+
+
+@on_a_loop
+async def test_what_was_accepted_in_time_is_the_same_request_later(serve: Serve) -> None:
+    """Whoever lost the answer repeats the request, which asks for a hold whose end is over by now."""
+    async with serve() as (service, ada, base):
+        expires_at = datetime.now(UTC) + timedelta(seconds=1.5)
+        hold = post("5", pending=True, expires_at=format_time(expires_at), idempotency_key="k", label="hold")
+        commands = [hold, about("capture", "hold", idempotency_key="k-capture")]
+        first = await batch(ada, base, *commands)
+        await asyncio.sleep((expires_at - datetime.now(UTC)).total_seconds() + 0.01)
+        again = await batch(ada, base, *commands, post("1"))
+        assert again["jobs"][:2] == first["jobs"] and again["counts"]["succeeded"] == 3, again
+        count = await service.pool.fetchval("SELECT count(*) FROM commands")
+        late = {name: value for name, value in hold.items() if name not in ("idempotency_key", "label")}
+        answer = await ada.post(f"{base}/commands", {"commands": [*commands, late]})
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed"), answer.text
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["#/commands/2/expires_at"]
+        assert await service.pool.fetchval("SELECT count(*) FROM commands") == count
 
 
 @on_a_loop
