@@ -20,6 +20,7 @@ from domain.catalog import KIND_OF, RULES
 from domain.clock import format_time
 from domain.decision import GENESIS, Head, Outcome, decide
 from domain.errors import DomainError, InfrastructureError
+from domain.ledger.commands import UpdateTransaction
 from domain.ledger.handlers import touches
 from domain.ledger.model import Account, Ledger, Touches
 from domain.messages import Command, Recorded
@@ -146,7 +147,9 @@ def _touched(state: Any, asked: Sequence[Recorded]) -> list[AccountView]:
         return []
     needed = Touches.none()
     for recorded in asked:
-        touches(recorded.command, needed)
+        # metadata of a transaction is nothing to its accounts
+        if not isinstance(recorded.command, UpdateTransaction):
+            touches(recorded.command, needed)
     for transaction in needed.transactions & state.transactions.keys():
         for line in state.transactions[transaction].lines:
             needed.accounts.update((line.debit, line.credit))

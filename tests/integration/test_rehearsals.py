@@ -173,6 +173,12 @@ async def test_other_commands_are_rehearsed_without_a_trace(serve: Callable[[], 
         granted = await ada.client.put(f"{base}/grants/{admin.id}?{DRY}", json={"role": "reader"}, headers=ada.headers)
         assert granted.json() == {"valid": True, "problem": None, "balances": []}
         assert await traces(service) == before
+        # metadata of a transaction is nothing to its accounts
+        made = await ada.post(f"{base}/transactions", posting(), prefer=WAIT)
+        described = await ada.client.patch(
+            f"{made.headers['location']}?{DRY}", json={"metadata": {"a": "1"}}, headers=ada.headers
+        )
+        assert described.json() == {"valid": True, "problem": None, "balances": []}
 
 
 @on_a_loop
