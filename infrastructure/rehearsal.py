@@ -27,11 +27,12 @@ from domain.messages import Command, Recorded
 from infrastructure import mailbox
 from infrastructure.postgres import Db
 from infrastructure.read_models import AccountView
-from infrastructure.repositories.catalog import REPOSITORIES, id_of, type_of
+from infrastructure.repositories.catalog import FITTING, REPOSITORIES, id_of, type_of
 
 MOST_AHEAD: Final = 1_000
 MOST_POSTINGS_AHEAD: Final = 10_000
 """How much may wait in the mailbox. Behind more of it nobody can tell in a moment what will be."""
+TOO_MUCH: Final = "Too much is waiting to be applied first."
 BEHIND_ALL: Final = 1 << 62
 """The first position of what is only asked about."""
 ACQUIRE_S: Final = 5
@@ -96,8 +97,11 @@ async def _ahead(db: Db, actor: str) -> list[Recorded]:
     """What waits in the mailbox. Raises InfrastructureError if that is too much."""
     (waiting,) = await db.fetch(AHEAD, actor, MOST_AHEAD + 1)
     if waiting["commands"] > MOST_AHEAD or waiting["postings"] > MOST_POSTINGS_AHEAD:
-        raise InfrastructureError("Too much is waiting to be applied first.")
+        raise InfrastructureError(TOO_MUCH)
     rows = await mailbox.pending(db, actor, MOST_AHEAD, MOST_POSTINGS_AHEAD) if waiting["commands"] else []
+    fitting = FITTING.get(type_of(actor))
+    if fitting is not None and len(await fitting(db, id_of(actor), rows, MOST_POSTINGS_AHEAD)) < len(rows):
+        raise InfrastructureError(TOO_MUCH)
     return [mailbox.decoded(row) for row in rows]
 
 

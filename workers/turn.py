@@ -34,7 +34,7 @@ from infrastructure.mailbox import Locked, Mark, Origin
 from infrastructure.metrics import TURNS, meter
 from infrastructure.postgres import OUTSIDE, Db
 from infrastructure.repositories import identity as identities
-from infrastructure.repositories.catalog import REPOSITORIES, id_of, type_of
+from infrastructure.repositories.catalog import FITTING, REPOSITORIES, id_of, type_of
 from infrastructure.settings import Settings
 from workers.notices import Notices
 from workers.writing import Writing
@@ -156,13 +156,19 @@ class Turns:
         if locked is None:
             return Result.BUSY
         mark = await mailbox.find_mark(db, actor)
-        rows = await mailbox.pending(db, actor, self._width(mark), self.settings.turn_postings)
+        rows = await self._next(db, actor, self._width(mark))
         if not rows:
             await mailbox.clear_mark(db, actor)
             return Result.EMPTY
         if mark is not None and self._is_spent(mark, rows[0]):
             return await self._bury(db, actor, rows, mark.attempts)
         return await self._apply(db, locked, mark, turn, rows)
+
+    async def _next(self, db: Db, actor: str, width: int) -> list[Record]:
+        most = self.settings.turn_postings
+        rows = await mailbox.pending(db, actor, width, most)
+        fitting = FITTING.get(type_of(actor))
+        return rows if fitting is None else await fitting(db, id_of(actor), rows, most)
 
     def _width(self, mark: Mark | None) -> int:
         if mark is None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
+
+from asyncpg import Record
 
 from domain.decision import Link
 from domain.messages import Recorded
 from infrastructure.postgres import Db
-from infrastructure.repositories import identity, ledger
+from infrastructure.repositories import identity, ledger, widths
 
 
 class Repository(Protocol):
@@ -29,6 +31,11 @@ class Repository(Protocol):
 
 
 REPOSITORIES: Final[Mapping[str, Repository]] = {"ledger": ledger, "user": identity}
+
+Fitting: TypeAlias = Callable[[Db, str, list[Record], int], Awaitable[list[Record]]]
+FITTING: Final[Mapping[str, Fitting]] = {"ledger": widths.fitting}
+"""Cuts what a mailbox gave to what fits into a turn, for those types of actors whose commands may weigh more than they
+look."""
 
 
 def type_of(actor: str) -> str:

@@ -216,6 +216,23 @@ async def test_behind_too_much_that_waits_nothing_is_told(
 
 
 @on_a_loop
+async def test_what_waits_counts_with_the_transactions_that_it_names(
+    serve: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve() as (service, ada, base):
+        wide = (await ada.post(f"{base}/transactions", {"postings": posting()["postings"] * 3}, prefer=WAIT)).json()[
+            "id"
+        ]
+        service.bell.working = False
+        await ada.post(f"{base}/transactions/{wide}/reverse", {})
+        await ada.post(f"{base}/transactions", posting())
+        for most, status in ((4, 200), (3, 503)):
+            monkeypatch.setattr(rehearsal, "MOST_POSTINGS_AHEAD", most)
+            answer = await ada.post(f"{base}/transactions?{DRY}", posting())
+            assert answer.status_code == status
+
+
+@on_a_loop
 async def test_behind_what_will_break_its_turn_nothing_is_told(
     serve: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
