@@ -263,6 +263,10 @@ TRANSACTIONS_PENDING_OF_ACCOUNT: Final = _transactions(f"""
     )
 """)
 
+# How much lies within a range of time only its values tell. Planned once for any of them, a page of a day would look at
+# all that an account has. It lasts until the connection is given back to its pool.
+PLAN_ANEW: Final = "SET plan_cache_mode = force_custom_plan"
+
 BALANCES: Final = f"""
 SELECT actors.epoch, actors.seq AS head, item.*
 {_IN_LEDGER} LEFT JOIN LATERAL (
@@ -491,6 +495,8 @@ async def list_transactions(
 ) -> Snapshot[Page[TransactionView]] | None:
     """Transactions with a seq below `before`, newest first. A page may end early: see PAGE_POSTINGS."""
     common = (ledger, before, wanted.status, wanted.start, wanted.end, limit + 1)
+    if wanted.start is not None or wanted.end is not None:
+        await db.execute(PLAN_ANEW)
     if wanted.reference is not None:
         rows = await db.fetch(TRANSACTIONS_OF_REFERENCE, *common, wanted.reference, wanted.account)
     elif wanted.account is None:

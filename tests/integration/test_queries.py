@@ -12,15 +12,24 @@ from typing import Any
 import httpx
 import pytest
 
+from infrastructure.projections import TransactionFilter, list_transactions
 from infrastructure.settings import Settings
 from tests.journals import on_a_loop
 from tests.service import Json, User, a_ledger, open_books, posting, running_service
+from tests.turns import Desk, at_a_desk
 
 Patch = pytest.MonkeyPatch
 
 COUNT_STATEMENTS = """
 SELECT count(*), max(query_start) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name LIKE 'daybook-api%'
+"""
+
+
+# Of those that a page of transactions was read by.
+PLANS = """
+SELECT sum(generic_plans) AS generic, sum(custom_plans) AS custom FROM pg_prepared_statements
+WHERE statement LIKE '%postings_before%' AND statement NOT LIKE '%pg_prepared_statements%'
 """
 
 
@@ -698,3 +707,17 @@ async def test_names_that_look_like_keys_stay_inert(settings: Settings, monkeypa
         new = {key.decode() for key in set(await service.services.redis.call("KEYS", "*")) - keys}
         allowed = (f"list:{ledger}:1.3:{root}/accounts?", "rl:", "session:", f"view:{ledger}:grant:", f"seq:{ledger}")
         assert all(key.startswith(allowed) for key in new), new
+
+
+@at_a_desk
+async def test_a_range_of_time_is_looked_up_by_what_lies_within_it_however_often_it_is_asked(desk: Desk) -> None:
+    """Of a plan for any range a day of a busy account would cost all that it has ever moved."""
+    await desk.db.execute("SET plan_cache_mode = force_generic_plan")
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    ranges = [{"start": start}, {"end": start}, {"start": start, "end": start + timedelta(days=1)}]
+    for within in ranges:
+        for others in ({}, {"account": "bank"}, {"status": "voided"}, {"account": "bank", "status": "pending"}):
+            wanted = TransactionFilter(**within, **others)
+            assert await list_transactions(desk.db, desk.ledger, wanted, 1_000, 10) is not None
+    (plans,) = await desk.db.fetch(PLANS)
+    assert (plans["generic"], plans["custom"]) == (0, len(ranges) * 4)
