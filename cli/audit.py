@@ -122,10 +122,10 @@ async def audit(
             before = books.chain.seq
             for row in rows:
                 books.enter(row)
+                books.shelf.tidy()
             await _compare_stretch(db, books, before, rows[-1]["seq"], counts)
             await turns.compare(db, before, rows[-1]["seq"])
             books.turn_page()
-            books.shelf.tidy()
             counts.events += len(rows)
             advance(len(rows))
         turns.end()

@@ -14,7 +14,9 @@ from typing import Any, Final
 from cli.chain import Json, Wrong
 
 LOADED: Final = 20_000
-"""Accounts, and transactions, held in memory."""
+"""Accounts, transactions and changes of each kind held in memory."""
+LINES_LOADED: Final = 50_000
+"""Postings of the transactions held in memory."""
 
 DEBIT_NORMAL: Final = ("asset", "expense")
 
@@ -133,6 +135,7 @@ class Shelf:
         self._db.executescript(_KEEP)
         self._accounts: dict[str, Account] = {}
         self._transactions: dict[str, Transaction] = {}
+        self._lines = 0
         self._sums: list[tuple[str, int, str, str]] = []
         self._changes: list[tuple[str, int, str, str]] = []
 
@@ -154,11 +157,14 @@ class Shelf:
             row = self._db.execute(_FIND_TRANSACTION, (name,)).fetchone()
             if row is None:
                 return None
-            transaction = self._transactions[name] = _transaction(row[0])
+            transaction = _transaction(row[0])
+            self.put_transaction(transaction)
         return transaction
 
     def put_transaction(self, transaction: Transaction) -> None:
+        """Keeps one that is not in memory yet."""
         self._transactions[transaction.id] = transaction
+        self._lines += len(transaction.lines)
 
     def note_sums(self, seq: int, account: Account) -> None:
         """What the account has pending from the event at `seq` on."""
@@ -168,9 +174,10 @@ class Shelf:
         """What the account was until the event at `seq`."""
         self._changes.append((account.name, seq, account.status, json.dumps(account.metadata)))
 
-    def tidy(self, most: int = LOADED) -> None:
-        """Writes everything down, if there is more than `most` of anything in memory."""
-        if max(len(self._accounts), len(self._transactions), len(self._sums), len(self._changes)) <= most:
+    def tidy(self, most: int = LOADED, lines: int = LINES_LOADED) -> None:
+        """Writes everything down, if there is more than `most` of anything in memory, or of postings than `lines`."""
+        loaded = max(len(self._accounts), len(self._transactions), len(self._sums), len(self._changes))
+        if loaded <= most and self._lines <= lines:
             return
         self._db.executemany(_PUT_ACCOUNT, ((one.name, json.dumps(asdict(one))) for one in self._accounts.values()))
         transactions = ((one.seq, one.id, json.dumps(_written(one))) for one in self._transactions.values())
@@ -179,6 +186,7 @@ class Shelf:
         self._db.executemany(_PUT_CHANGE, self._changes)
         for kept in (self._accounts, self._transactions, self._sums, self._changes):
             kept.clear()
+        self._lines = 0
 
     def count_accounts(self) -> int:
         self.tidy(0)

@@ -22,7 +22,7 @@ from infrastructure.settings import Settings
 
 AT_ONCE: Final = 1_000
 STATEMENT_MS: Final = 600_000
-"""All of a large ledger is removed by one statement."""
+"""All of a large ledger is removed by one statement; and on a slow machine time passes between two of them, too."""
 
 
 def rebuild(
@@ -60,7 +60,8 @@ async def _rebuild(chosen: Settings, ledger: str | None) -> list[tuple[str, int]
     done = []
     redis = open_redis(chosen)
     patient = replace(chosen, statement_timeout_ms=STATEMENT_MS)
-    async with await open_pool(patient, application="rebuild", size=1) as pool, pool.acquire() as db:
+    pool = await open_pool(patient, application="rebuild", size=1, idle_ms=STATEMENT_MS)
+    async with pool, pool.acquire() as db:
         with progress:
             for name, events in await list_ledgers(db, ledger):
                 bar = progress.add_task(name, total=events)

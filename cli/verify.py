@@ -21,7 +21,8 @@ from infrastructure.settings import Settings
 
 SHOWN: Final = 10
 STATEMENT_MS: Final = 600_000
-"""Some of what is compared is sorted first, and of a large ledger that is much."""
+"""Some of what is compared is sorted first, and of a large ledger that is much. Adding up what was read may take a slow
+machine as long, with its transaction open."""
 
 
 def verify(
@@ -63,7 +64,8 @@ async def _verify(chosen: Settings, ledger: str | None, findings: Findings, *, q
     label = TextColumn("{task.description}")
     progress = Progress(label, *columns, console=Console(stderr=True), transient=True, disable=quiet)
     patient = replace(chosen, statement_timeout_ms=STATEMENT_MS)
-    async with await open_pool(patient, application="verify", size=1) as pool, pool.acquire() as db:
+    pool = await open_pool(patient, application="verify", size=1, idle_ms=STATEMENT_MS)
+    async with pool, pool.acquire() as db:
         ledgers = await list_ledgers(db, ledger)
         with progress:
             of_users = await count_user_events(db) if ledger is None else 0

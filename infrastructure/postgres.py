@@ -20,12 +20,18 @@ IDLE_IN_TRANSACTION_MS = 30_000
 
 
 async def open_pool(
-    settings: Settings, *, application: str, size: int, least: int = 1, synchronous_commit: str = "on"
+    settings: Settings,
+    *,
+    application: str,
+    size: int,
+    least: int = 1,
+    synchronous_commit: str = "on",
+    idle_ms: int | None = None,
 ) -> asyncpg.Pool[Record]:
     """Opens a pool of up to `size` connections, named `daybook-{application}` in pg_stat_activity.
 
     With `least` 0 it opens without Postgres, and connects when first used.
-    Statements end after `settings.statement_timeout_ms`; a transaction left idle ends after 30 s.
+    Statements end after `settings.statement_timeout_ms`; a transaction left idle ends after `idle_ms`, else 30 s.
     """
     return await asyncpg.create_pool(
         settings.database_url,
@@ -36,7 +42,7 @@ async def open_pool(
         server_settings={
             "application_name": f"daybook-{application}",
             "statement_timeout": str(settings.statement_timeout_ms),
-            "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+            "idle_in_transaction_session_timeout": str(idle_ms or IDLE_IN_TRANSACTION_MS),
             "synchronous_commit": synchronous_commit,
             "timezone": "UTC",
             "jit": "off",

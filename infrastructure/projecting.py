@@ -6,12 +6,13 @@ have come is not in the journal. Sealed runs are removed, and sealed again in th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
 from domain.catalog import APPLIERS
 from domain.decision import Link, Stamp
+from domain.ledger.events import TransactionMetadataChanged
 from domain.ledger.model import Touches
 from domain.ledger.replay import replayed
 from infrastructure import journal
@@ -20,6 +21,8 @@ from infrastructure.repositories import ledger as ledgers
 
 PAGE_EVENTS: Final = 2_000
 PAGE_BYTES: Final = 8 << 20
+MOST_NAMING: Final = 100
+"""Events applied together that name a transaction without showing its postings, which are loaded all the same."""
 
 # No turn of the ledger's runs meanwhile; whoever holds the lock is waited for as long as a statement may take.
 LOCK: Final = "SELECT seq FROM actors WHERE actor = $1 FOR NO KEY UPDATE"
@@ -69,9 +72,21 @@ async def project(db: Db, ledger: str) -> AsyncIterator[int]:
     after = 0
     while lines := await journal.page(db, actor, after, lines=PAGE_EVENTS, size=PAGE_BYTES):
         links = [Link(journal.read_entry(line.event), line.event, b"") for line in lines]
-        await _apply(db, ledger, links)
+        for run in _runs(links):
+            await _apply(db, ledger, run)
         after = lines[-1].seq
         yield len(lines)
+
+
+def _runs(links: Sequence[Link]) -> Iterator[Sequence[Link]]:
+    """The links, in runs of few enough that name without showing."""
+    first = naming = 0
+    for place, link in enumerate(links):
+        naming += isinstance(link.entry.data, TransactionMetadataChanged)
+        if naming > MOST_NAMING:
+            yield links[first:place]
+            first, naming = place, 1
+    yield links[first:]
 
 
 async def _apply(db: Db, ledger: str, links: Sequence[Link]) -> None:

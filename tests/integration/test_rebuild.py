@@ -103,9 +103,10 @@ async def test_everything_is_made_again(desk: Desk) -> None:
         await desk.db.execute(f"DELETE FROM {table} WHERE ledger = $1", desk.ledger)
     await desk.db.execute("UPDATE ledgers SET name = 'x', accounts = 99 WHERE id = $1", desk.ledger)
     assert await agrees(desk) != {}
-    for page in (1, 3, 2_000):
+    for page, naming in ((1, 1), (3, 1), (2_000, 1), (2_000, 100)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(projecting, "PAGE_EVENTS", page)
+            patch.setattr(projecting, "MOST_NAMING", naming)
             assert await rebuilt(desk) == events
         assert await dump(desk) == before
     assert await agrees(desk) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -14,10 +15,13 @@ import asyncpg
 import pytest
 
 from cli.audit import audit
+from cli.audit_books import Books
 from cli.audit_grants import Register
+from cli.audit_shelf import LINES_LOADED, LOADED, Line, Shelf, Transaction
 from cli.chain import Wrong
 from cli.findings import Counts, Findings
 from cli.verify import verify
+from infrastructure import postgres
 from infrastructure import settings as configuration
 from infrastructure.embedded import Addresses
 from infrastructure.settings import Settings
@@ -378,3 +382,54 @@ def test_only_the_first_of_many_are_written_out(ledger: str, capsys: pytest.Capt
     told = capsys.readouterr().out
     assert "13 × posting" in told
     assert told.count("amount is 151, the journal makes it 150") == 3
+
+
+def test_a_slow_machine_may_think_longer_than_transactions_are_left_idle(
+    ledger: str, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turn_page = Books.turn_page
+
+    def slowly(books: Books) -> None:
+        time.sleep(0.2)
+        turn_page(books)
+
+    monkeypatch.setattr(postgres, "IDLE_IN_TRANSACTION_MS", 50)
+    monkeypatch.setattr(Books, "turn_page", slowly)
+    assert run(capsys, ledger) == (0, {})
+
+
+def test_of_transactions_as_of_accounts_no_more_is_in_memory_than_may_be() -> None:
+    """However many postings each of them has: a stretch is measured while it is read."""
+    with closing(Shelf()) as shelf:
+        for seq in range(1, 100):
+            shelf.put_transaction(wide(seq, 1_000))
+            shelf.tidy()
+            assert sum(len(one.lines) for one in shelf._transactions.values()) <= LINES_LOADED
+        for seq in range(1, 100):
+            assert shelf.transaction(str(seq)) == wide(seq, 1_000)
+            shelf.tidy()
+            assert sum(len(one.lines) for one in shelf._transactions.values()) <= LINES_LOADED
+        assert list(shelf.transactions()) == [wide(seq, 1_000) for seq in range(1, 100)]
+
+
+def wide(seq: int, postings: int) -> Transaction:
+    """A transaction of so many postings."""
+    lines = [Line("a", "b", "USD", 2, 1, 1, 0)] * postings
+    return Transaction(str(seq), seq, seq, "posted", False, None, None, {}, "", "", lines)
+
+
+def test_a_ledger_of_wide_transactions_takes_no_more_memory_for_more_of_them(
+    ledger: str, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is kept is written down between any two events, not only at the end of a stretch."""
+    kept: list[int] = []
+    turn_page = Books.turn_page
+
+    def watch(books: Books) -> None:
+        kept.append(sum(len(one.lines) for one in books.shelf._transactions.values()))
+        turn_page(books)
+
+    monkeypatch.setattr(Shelf.tidy, "__defaults__", (LOADED, 2))
+    monkeypatch.setattr(Books, "turn_page", watch)
+    assert run(capsys, ledger) == (0, {})
+    assert kept and max(kept) <= 2
