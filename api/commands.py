@@ -23,7 +23,7 @@ from api.decoding import Attempt, Document, invalid, parse_json, query_of, read_
 from api.edge import edge_of, principal_of
 from api.jobs import job_path, job_problem, job_response
 from api.preferences import key_faults, key_of, wait_of
-from api.problems import problem_response
+from api.problems import problem_of, problem_response
 from api.recording import Address, Recorder, encode, time_of
 from api.rehearsals import PARAMETER, answer_rehearsal, is_rehearsal, rehearsal_faults
 from api.waiting import within
@@ -34,6 +34,7 @@ from domain.messages import Command, Query
 from infrastructure import rehearsal
 from infrastructure.command_log import Asked, Held, Job, Key, Receipt, reused
 from infrastructure.credentials import Beside
+from infrastructure.postgres import OUTSIDE
 
 B = TypeVar("B")
 C = TypeVar("C", bound=Command)
@@ -236,9 +237,15 @@ async def _answer(
     status = intent.form.status
     if status == 204:
         return Response(b"", status_code=204, headers=headers)
-    await intent.admit_reader()
-    query = intent.form.query(intent.name or "", intent.attempt.value(), job.id, job.seq or 0)
-    answer = await services_of(request).queries.ask(query)
+    try:
+        await intent.admit_reader()
+        query = intent.form.query(intent.name or "", intent.attempt.value(), job.id, job.seq or 0)
+        answer = await services_of(request).queries.ask(query)
+    except (DomainError, *OUTSIDE) as error:
+        # what came of it can't be shown, but it has come of it: without the job it would look as if nothing had
+        refused = problem_of(request, error, str(job.id))
+        refused.headers.update(headers)
+        return refused
     if status == 201:
         headers["location"] = job.resource or path
     return Response(answer.body, status_code=status, media_type="application/json", headers=headers)

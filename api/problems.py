@@ -129,6 +129,11 @@ def problem_response(content: Problem, headers: dict[str, str] | None = None) ->
 
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Litestar's one exception handler: whatever a route raises becomes a problem."""
+    return problem_of(request, error)
+
+
+def problem_of(request: Request[Any, Any, Any], error: Exception, job: str | None = None) -> Response[bytes]:
+    """Any exception as a problem. `job` is what the request has become all the same."""
     known = translate(error)
     _count(request.scope, known.code)
     content = problem(
@@ -136,6 +141,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
         known.detail,
         instance=request.scope["path"],
         correlation_id=edge_of(request).correlation_id,
+        job=job,
         faults=known.faults,
     )
     return problem_response(content, {**_headers_of(error), **headers_of(known)})

@@ -107,6 +107,25 @@ async def test_a_grant_is_a_job_like_any_other(shared_settings: Settings, monkey
 
 
 @on_a_loop
+async def test_whoever_may_not_see_what_came_of_a_command_is_told_its_job(
+    shared_settings: Settings, monkeypatch: Patch
+) -> None:
+    async with running_service(shared_settings, monkeypatch) as service:
+        ada, bob = await service.user(), await service.user()
+        ledger = await open_books(ada)
+        await give(ada, ledger, bob, "writer")
+        path, sent = f"/v1/ledgers/{ledger}/transactions", {"prefer": "wait=10", "idempotency-key": "k-1"}
+        made = await bob.client.post(path, json=posting(), headers={**bob.headers, **sent})
+        job = made.headers["daybook-job"]
+        await take(ada, ledger, bob)
+        again = await bob.client.post(path, json=posting(), headers={**bob.headers, **sent})
+        assert (again.status_code, again.json()["code"], again.json()["job"]) == (404, "not_found", job)
+        told = {name: again.headers.get(name) for name in ("daybook-job", "idempotent-replayed", "preference-applied")}
+        assert told == {"daybook-job": job, "idempotent-replayed": "true", "preference-applied": "wait"}
+        assert (await bob.get(f"/v1/jobs/{job}")).json()["status"] == "succeeded"
+
+
+@on_a_loop
 async def test_grants_come_newest_first_in_pages_with_the_ledgers_version(
     shared_settings: Settings, monkeypatch: Patch
 ) -> None:

@@ -380,11 +380,20 @@ class Books:
         else:
             if row["status"] != "succeeded":
                 raise Difference(f"{what} is {row['status']}, and the model knows no reason: {self._problem(job)}")
+            self._check_hidden(what, job)
             self._compare_event(what, events[job], plan, row)
             seen = self.world.kinds, kind
         with self.world.lock:
             seen[0][seen[1]] += 1
             self.world.commands += 1
+
+    def _check_hidden(self, what: str, job: str) -> None:
+        """What succeeded is shown to whoever awaited it, unless their grant was taken meanwhile."""
+        problem = self.problems.get(job)
+        if problem is not None and all(wish.kind != "revoke_access" for wish in self.wishes.copy().values()):
+            raise Difference(f"{what} succeeded, and the answer was {problem}")
+        if problem is not None:
+            same(f"answer to {what}", [problem["code"], problem["job"]], ["not_found", job])
 
     def _unasked(self, row: asyncpg.Record) -> Wish:
         """A command that no client has sent: the service's own, or one of a schedule, each of its times once."""
