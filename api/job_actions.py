@@ -60,6 +60,8 @@ async def cancel_job(request: AnyRequest, job: FromPath[str]) -> Response[bytes]
     services = services_of(request)
     slots = await jobs.cancel(services.pool, found.actor, found.id)
     if slots is None:
+        # it may have held the actor's lock for a moment, see below
+        _tell(request, [found.actor])
         raise DomainError("job_not_cancellable", "The job has finished, or is not one that can be cancelled.")
     with suppress(RedisUnavailable):
         await services.cache.drop(*slots)

@@ -26,6 +26,9 @@ MOST_SUBSCRIBERS: Final = 100
 
 WAIT_BRIEFLY: Final = "SET LOCAL lock_timeout = '1s'"
 
+# Without the lock: what has finished stays as it is, and turns need not be in its way.
+CAN_BE: Final = "SELECT EXISTS (SELECT FROM commands WHERE id = $1 AND status IN ('scheduled', 'accepted'))"
+
 LOCK_ACTOR: Final = "SELECT FROM actors WHERE actor = $1 FOR NO KEY UPDATE"
 
 # An expiry is asked for once, under a key; without it the hold would be there for ever.
@@ -95,6 +98,8 @@ async def cancel(pool: asyncpg.Pool[Record], actor: str, job: UUID) -> tuple[str
     """
     try:
         async with pool.acquire(timeout=5) as db, db.transaction():
+            if not await db.fetchval(CAN_BE, job):
+                return None
             await db.execute(WAIT_BRIEFLY)
             await db.execute(LOCK_ACTOR, actor)
             if await db.fetchval(CANCEL, job, msgspec.json.encode(CANCELLED)) is None:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+import infrastructure.jobs
 from infrastructure.settings import Settings
 from tests.integration.test_commands import until
 from tests.journals import on_a_loop
@@ -55,6 +56,28 @@ async def posted(user: User, ledger: str, **headers: str) -> str:
 
 def refused(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
+
+
+@pytest.mark.parametrize("locked", [False, True], ids=["finished", "applied while the lock was waited for"])
+@on_a_loop
+async def test_a_cancellation_that_comes_too_late_takes_no_wake_up_with_it(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, locked: bool
+) -> None:
+    """It may have held the actor for a moment, and whoever was rung then has gone away."""
+    async with serve() as service:
+        ada = await service.user()
+        ledger = await idle_books(service, ada)
+        job = await posted(ada, ledger)
+        await service.work(ledger)
+        if locked:
+            monkeypatch.setattr(infrastructure.jobs, "CAN_BE", "SELECT $1::uuid IS NOT NULL")
+        async with service.services.pool.acquire() as db, db.transaction():
+            if not locked:
+                # nor has a turn, or anybody, to wait for it
+                await db.execute(LOCK, f"ledger:{ledger}")
+            service.bell.rung.clear()
+            assert refused(await ada.post(f"/v1/jobs/{job}/cancel")) == (409, "job_not_cancellable")
+            assert service.bell.rung == [f"ledger:{ledger}"]
 
 
 @on_a_loop
