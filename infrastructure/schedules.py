@@ -61,7 +61,7 @@ WHERE ledgers.id = $1
 # now() and not the clock, which no index can be searched by. What a turn or another sweep is at is left to it.
 DUE: Final = """
 SELECT ledger, id, principal, command, every, rrule, missed, created_at, resumed_at, next_at, number, now() AS now
-FROM schedules WHERE status = 'active' AND next_at <= now()
+FROM schedules WHERE status = 'active' AND next_at <= now() AND id <> ALL ($2::uuid[])
 ORDER BY next_at LIMIT $1 FOR UPDATE SKIP LOCKED
 """
 
@@ -113,12 +113,15 @@ class ScheduleView(msgspec.Struct, frozen=True):
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """A schedule that is due, as the sweep has locked it. `next` is its first time that nothing was made of yet."""
+    """A schedule that is due, as the sweep has locked it. `next` is its first time that nothing was made of yet.
+
+    Its command is as it is written down: one that can't be read is to be nobody else's trouble.
+    """
 
     ledger: str
     id: UUID
     principal: UUID
-    command: Template
+    command: bytes
     every: str | None
     rrule: str | None
     missed: str
@@ -256,14 +259,19 @@ def _view(row: Record) -> ScheduleView:
 # -- firing -----------------------------------------------------------------------------------------------------------
 
 
-async def due(db: Db, limit: int) -> list[Schedule]:
+def template(schedule: Schedule) -> Template:
+    """The command that a schedule repeats. Raises ValueError for what can't be read."""
+    return _template.decode(schedule.command)
+
+
+async def due(db: Db, limit: int, passed_over: Collection[UUID]) -> list[Schedule]:
     """Schedules whose time has come, the longest due first, locked until the transaction ends."""
     return [
         Schedule(
             ledger=row["ledger"],
             id=row["id"],
             principal=row["principal"],
-            command=_template.decode(row["command"]),
+            command=row["command"],
             every=row["every"],
             rrule=row["rrule"],
             missed=row["missed"],
@@ -272,7 +280,7 @@ async def due(db: Db, limit: int) -> list[Schedule]:
             next=Occurrence(row["next_at"], row["number"]),
             now=row["now"],
         )
-        for row in await db.fetch(DUE, limit)
+        for row in await db.fetch(DUE, limit, list(passed_over))
     ]
 
 

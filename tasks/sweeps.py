@@ -89,11 +89,14 @@ async def _sweep_forever(settings: Settings) -> None:
 
 
 async def _again(period_s: float, *sweeps: Callable[[], Awaitable[int]]) -> None:
-    """Sweeps about once a period, until one fails."""
+    """Sweeps about once a period. One that fails is in no other's way."""
     while True:
         await _pause(period_s)
         for run in sweeps:
-            await run()
+            try:
+                await run()
+            except Exception as error:
+                log.warning("sweep_failed", error=repr(error))
 
 
 async def _pause(period_s: float) -> None:

@@ -67,24 +67,27 @@ class Firing:
     async def run(self) -> int:
         """One sweep, bounded. Answers how many commands it made."""
         total = 0
+        # what can't go on is not to be in the way of what is due after it
+        passed_over: set[UUID] = set()
         for _ in range(ROUNDS):
-            moved, fired = await self._fire()
+            found, fired = await self._fire(passed_over)
             self._tell(fired)
             total += len(fired)
-            if not moved:
+            if not found:
                 break
         return total
 
-    async def _fire(self) -> tuple[int, Sequence[Fire]]:
-        """How many schedules went on, and the commands they made."""
+    async def _fire(self, passed_over: set[UUID]) -> tuple[int, Sequence[Fire]]:
+        """How many schedules were due, and the commands they made. Adds to those passed over what did not go on."""
         async with self.pool.acquire() as db, db.transaction():
-            found = await self._with_room(db, await schedules.due(db, AT_ONCE))
-            plans = list(_plans(found))
-            fires = [_fire_of(move.schedule, at) for times, move in plans for at in times]
+            found = await schedules.due(db, AT_ONCE, passed_over)
+            plans = list(_plans(await self._with_room(db, found)))
+            fires = [fire for made, _ in plans for fire in made]
             fired = await schedules.submit(db, fires) if fires else []
             if plans:
                 await schedules.move(db, [move for _, move in plans])
-        return len(plans), fired
+        passed_over.update({schedule.id for schedule in found} - {move.schedule.id for _, move in plans})
+        return len(found), fired
 
     async def _with_room(self, db: Db, found: Sequence[Schedule]) -> list[Schedule]:
         """Without those whose mailbox is full: their time comes when there is room."""
@@ -101,10 +104,11 @@ class Firing:
             log.info("fired", commands=len(fired))
 
 
-def _plans(found: Iterable[Schedule]) -> Iterator[tuple[list[datetime], Move]]:
+def _plans(found: Iterable[Schedule]) -> Iterator[tuple[list[Fire], Move]]:
     for schedule in found:
         try:
-            yield plan(schedule)
+            times, move = plan(schedule)
+            yield [_fire_of(schedule, at) for at in times], move
         except Exception:
             # the others are not to wait for it
             log.exception("schedule_broken", ledger=schedule.ledger, schedule=str(schedule.id))
@@ -147,7 +151,7 @@ def _missed_upto(schedule: Schedule) -> datetime:
 
 
 def _fire_of(schedule: Schedule, at: datetime) -> Fire:
-    template, job = schedule.command, uuid7()
+    template, job = schedules.template(schedule), uuid7()
     made = _COMMAND_OF[type(template)](**{**asdict(template), "execute_at": at})
     resource = f"/v1/ledgers/{schedule.ledger}/{_made_at(made, job)}"
     return Fire(schedule, at, job, KIND_OF[type(made)], made, weight(made), resource)

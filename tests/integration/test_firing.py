@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from domain.clock import format_time
-from domain.ledger.commands import Posting
+from domain.ledger.commands import Posting, PostTransaction
 from domain.ledger.schedules import CancelSchedule, CreateSchedule, Missed, PauseSchedule, ResumeSchedule
 from domain.ledger.templates import FreezeAccountTemplate, PostTransactionTemplate
 from infrastructure import schedules
@@ -111,6 +111,27 @@ async def test_sweeps_at_once_fire_each_time_once(desk: Desk, monkeypatch: pytes
                 times = await made(one, schedule)
                 assert len(times) == len(set(times)) == 10 and times == sorted(times)
                 assert await desk.db.fetchval(FIRES, one.ledger, schedule) == 10
+
+
+@at_a_desk
+async def test_schedules_that_cannot_fire_are_in_nobodys_way(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(firing, "AT_ONCE", 2)
+    async with open_desk(desk.settings) as other:
+        full = [await make(desk) for _ in range(3)]
+        unreadable, fine = await make(other), await make(other)
+        await other.db.execute("UPDATE schedules SET command = $1 WHERE id = $2", b'{"kind": "no_such"}', unreadable)
+        for one, schedule in [*((desk, each) for each in full), (other, unreadable)]:
+            await passes(one, schedule, days=1, seconds=2)
+        await passes(other, fine, days=1)
+        await desk.accept(PostTransaction(postings=CENT.postings))
+        before = [await place(desk, each) for each in full]
+        await sweep(other, limit=1).run()
+        assert len(await made(other, fine)) == 1
+        assert [await place(desk, each) for each in full] == before
+        # and once there is room
+        await desk.empty()
+        await sweep(desk).run()
+        assert [len(await made(desk, each)) for each in full] == [1, 1, 1]
 
 
 @at_a_desk
