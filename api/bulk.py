@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from string import Formatter
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -57,6 +58,7 @@ from domain.text import LINE
 from infrastructure import rehearsal
 from infrastructure.command_log import Asked, Draft, Held, Key, StaleNames, Submission
 from infrastructure.rehearsal import Wanted
+from infrastructure.repositories.widths import weigh, weighed
 
 LINES: Final = b"application/x-ndjson"
 MOST_COMMANDS: Final = 10_000
@@ -221,6 +223,8 @@ async def _submit(
         await admit(request, sheet.ledger, "writer")
         bulk = _checked(attempt, envelope, sheet, _parameters(request), happened)
         drafts, item_keys = _drafts(bulk, sheet, names)
+        if bulk.atomic:
+            await _bound(request, sheet.ledger, drafts)
         await recorder.depths.admit(sheet.actor, len(drafts))
     except DomainError as error:
         if not may_replay(principal_of(request), sheet.actor):
@@ -419,6 +423,16 @@ def _atomic_faults(bulk: Bulk) -> Iterator[Fault]:
     for index, item in enumerate(bulk.commands):
         if item.execute_at is not None:
             yield Fault(f"#/commands/{index}/execute_at", "must be left out if the commands are atomic")
+
+
+async def _bound(request: AnyRequest, ledger: str, drafts: Sequence[Draft]) -> None:
+    """Raises ValidationError if commands that go together name more than a turn takes."""
+    commands = [weighed(draft.id, draft.kind, draft.weight, draft.payload) for draft in drafts]
+    naming = [command.transaction is not None for command in commands]
+    if any(naming):
+        weights = await weigh(services_of(request).pool, ledger, commands, MOST_POSTINGS)
+        if sum(compress(weights, naming)) > MOST_POSTINGS:
+            raise invalid([Fault("#/commands", f"must name at most {MOST_POSTINGS} postings if they are atomic")])
 
 
 def _drafts(bulk: Bulk, sheet: Sheet, names: Names) -> tuple[tuple[Draft, ...], list[Key]]:

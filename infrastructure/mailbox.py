@@ -43,22 +43,25 @@ WAITING: Final = """
 SELECT count(*) FROM (SELECT FROM commands WHERE actor = $1 AND status = 'accepted' LIMIT $2) AS next
 """
 
-MARK: Final = "SELECT turn, width, attempts, suspect_position, running FROM turn_marks WHERE actor = $1"
+MARK: Final = "SELECT turn, width, attempts, suspect_position, running, late FROM turn_marks WHERE actor = $1"
 
 SET_MARK: Final = """
-INSERT INTO turn_marks (actor, turn, width, attempts, suspect_position, running) VALUES ($1, $2, $3, $4, $5, true)
+INSERT INTO turn_marks (actor, turn, width, attempts, suspect_position, running, late)
+VALUES ($1, $2, $3, $4, $5, true, $6)
 ON CONFLICT (actor) DO UPDATE SET turn = excluded.turn, width = excluded.width, attempts = excluded.attempts,
-    suspect_position = excluded.suspect_position, running = true
+    suspect_position = excluded.suspect_position, running = true, late = excluded.late
 """
 
 CLEAR_MARK: Final = "DELETE FROM turn_marks WHERE actor = $1"
 
 NARROW_MARK: Final = """
-UPDATE turn_marks SET running = false, width = $2, attempts = 0, suspect_position = $3 WHERE actor = $1
+UPDATE turn_marks SET running = false, width = $2, attempts = 0, late = 0, suspect_position = $3 WHERE actor = $1
 """
 
 ACQUIT: Final = """
-UPDATE turn_marks SET running = false, attempts = attempts - 1, width = greatest(1, width / $3)
+UPDATE turn_marks SET running = false, attempts = attempts - 1,
+    width = CASE WHEN $3 THEN greatest(1, width / 2) ELSE width END,
+    late = late + CASE WHEN $3 AND width = 1 THEN 1 ELSE 0 END
 WHERE actor = $1 AND turn = $2
 """
 
@@ -116,13 +119,17 @@ _DECODERS: Final = {kind: msgspec.json.Decoder(command) for kind, command in KIN
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What a turn left before it decided. `running`: it never said that it ended."""
+    """What a turn left before it decided. `running`: it never said that it ended.
+
+    `late` is how often the one entry of a turn of width 1 has run out of time.
+    """
 
     turn: UUID
     width: int
     attempts: int
     suspect_position: int
     running: bool
+    late: int = 0
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -198,7 +205,7 @@ async def waiting(db: Db, actor: str, most: int) -> int:
 
 
 async def set_mark(db: Db, actor: str, mark: Mark) -> None:
-    await db.execute(SET_MARK, actor, mark.turn, mark.width, mark.attempts, mark.suspect_position)
+    await db.execute(SET_MARK, actor, mark.turn, mark.width, mark.attempts, mark.suspect_position, mark.late)
 
 
 async def clear_mark(db: Db, actor: str) -> None:
@@ -210,9 +217,12 @@ async def narrow_mark(db: Db, actor: str, width: int, suspect_position: int) -> 
     await db.execute(NARROW_MARK, actor, width, suspect_position)
 
 
-async def acquit(db: Db, actor: str, turn: UUID, narrow_by: int = 1) -> None:
-    """Takes back a turn's mark: what ended it was no fault of its commands. The next one is so many times narrower."""
-    await db.execute(ACQUIT, actor, turn, narrow_by)
+async def acquit(db: Db, actor: str, turn: UUID, *, late: bool) -> None:
+    """Takes back a turn's mark: what ended it was no fault of its commands. After a late one the next has half as many.
+
+    An entry that was late alone can't be halved: that is counted.
+    """
+    await db.execute(ACQUIT, actor, turn, late)
 
 
 async def append_journal(db: Db, links: Sequence[Link]) -> None:

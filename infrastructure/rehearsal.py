@@ -19,19 +19,23 @@ from asyncpg import Record
 from domain.catalog import KIND_OF, RULES
 from domain.clock import format_time
 from domain.decision import GENESIS, Head, Outcome, decide
-from domain.errors import DomainError, InfrastructureError
+from domain.errors import DomainError, Fault, InfrastructureError, ValidationError
 from domain.ledger.commands import UpdateTransaction
-from domain.ledger.handlers import touches
+from domain.ledger.handlers import touches, weight
 from domain.ledger.model import Account, Ledger, Touches
 from domain.messages import Command, Recorded
 from infrastructure import mailbox
 from infrastructure.postgres import Db
 from infrastructure.read_models import AccountView
+from infrastructure.repositories import widths
 from infrastructure.repositories.catalog import FITTING, REPOSITORIES, id_of, type_of
+from infrastructure.repositories.widths import Weighed
 
 MOST_AHEAD: Final = 1_000
 MOST_POSTINGS_AHEAD: Final = 10_000
 """How much may wait in the mailbox. Behind more of it nobody can tell in a moment what will be."""
+MOST_POSTINGS_ASKED: Final = 50_000
+"""How much may be asked about at once, with the transactions that are named: it is decided here, beside requests."""
 TOO_MUCH: Final = "Too much is waiting to be applied first."
 BEHIND_ALL: Final = 1 << 62
 """The first position of what is only asked about."""
@@ -78,13 +82,15 @@ class Rehearsal(msgspec.Struct, frozen=True):
 async def rehearse(pool: asyncpg.Pool[Record], request: Request) -> Rehearsal:
     """Decides the commands behind all that waits.
 
-    Raises DomainError (409 `ledger_exists`), or InfrastructureError (503) where too much waits to be told apart.
+    Raises DomainError (409 `ledger_exists`, 422 for too much), or InfrastructureError (503) where too much waits to be
+    told apart.
     """
     async with pool.acquire(timeout=ACQUIRE_S) as db, db.transaction(isolation="repeatable_read", readonly=True):
         if request.reserves is not None and await db.fetchval(RESERVED, request.reserves):
             raise DomainError("ledger_exists", f"There is a ledger {request.reserves} already.")
         standing = await _standing(db, request.actor)
         ahead = await _ahead(db, request.actor)
+        await _bound(db, request)
         asked = _recorded(request, standing.now)
         repository = REPOSITORIES[type_of(request.actor)]
         state = await repository.load(db, id_of(request.actor), [*ahead, *asked], locks=False)
@@ -100,9 +106,27 @@ async def _ahead(db: Db, actor: str) -> list[Recorded]:
         raise InfrastructureError(TOO_MUCH)
     rows = await mailbox.pending(db, actor, MOST_AHEAD, MOST_POSTINGS_AHEAD) if waiting["commands"] else []
     fitting = FITTING.get(type_of(actor))
-    if fitting is not None and len(await fitting(db, id_of(actor), rows, MOST_POSTINGS_AHEAD)) < len(rows):
-        raise InfrastructureError(TOO_MUCH)
+    if rows and fitting is not None:
+        fit = await fitting(db, id_of(actor), rows, MOST_POSTINGS_AHEAD)
+        # what comes first fits in any case
+        if len(fit.rows) < len(rows) or fit.first > MOST_POSTINGS_AHEAD:
+            raise InfrastructureError(TOO_MUCH)
     return [mailbox.decoded(row) for row in rows]
+
+
+async def _bound(db: Db, request: Request) -> None:
+    if type_of(request.actor) != "ledger":
+        return
+    commands = [_weighed(wanted) for wanted in request.wanted]
+    if sum(await widths.weigh(db, id_of(request.actor), commands, MOST_POSTINGS_ASKED)) > MOST_POSTINGS_ASKED:
+        most = f"must have and name at most {MOST_POSTINGS_ASKED} postings to be validated only"
+        raise ValidationError("1 error", (Fault("#/commands", most),))
+
+
+def _weighed(wanted: Wanted) -> Weighed:
+    kind = KIND_OF[type(wanted.command)]
+    named: UUID | None = getattr(wanted.command, "transaction", None) if kind in widths.NAMING else None
+    return Weighed(wanted.id, kind, weight(wanted.command), named)
 
 
 class _Standing(msgspec.Struct, frozen=True):

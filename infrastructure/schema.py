@@ -237,6 +237,8 @@ turn_marks = Table(
     Column("attempts", Integer, nullable=False),
     Column("suspect_position", BigInteger, nullable=False),
     Column("running", Boolean, nullable=False),
+    # how often the one entry of its width has run out of time
+    Column("late", Integer, nullable=False, server_default="0"),
     postgresql_with={"fillfactor": "50"},
 )
 

@@ -5,6 +5,9 @@ commits a mark on a second connection, and its own commit takes the mark away. T
 `running` takes half as many commands, down to one; a command alone that has broken `turn_attempts` turns becomes a dead
 letter without being run again. The mark remembers how far the suspects reach, so that the search stays a bisection
 after the half without the culprit has gone through.
+
+What goes wrong outside is no command's fault. But one that alone in its turn runs out of time again and again would
+stop its actor for good: after LATE_ATTEMPTS it is a dead letter, too.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from uuid_utils.compat import uuid7
 
 from domain.decision import Decision, Head
 from domain.messages import Recorded, Refusal
-from infrastructure import mailbox
+from infrastructure import mailbox, postgres
 from infrastructure.cache import NOTHING, Span
 from infrastructure.mailbox import Locked, Mark, Origin
 from infrastructure.metrics import TURNS, meter
@@ -42,6 +45,15 @@ from workers.writing import Writing
 log = structlog.get_logger(__name__)
 
 FAILED: Final = Refusal("command_failed", "The command broke its turn each time it was run, and was set aside.")
+TOO_WIDE: Final = Refusal(
+    "command_failed", "The batch names transactions of too many postings for one turn: send it in several."
+)
+LATE_ATTEMPTS: Final = 20
+"""Runs of an entry, alone in its turn, that end by a time limit before it is a dead letter. They take some minutes at
+least: a server that is slow for a while is nobody's fault."""
+MOST_WEIGHT: Final = 200_000
+"""Postings of an atomic entry with those that it names. More were refused on receipt, unless what it names could not be
+seen then."""
 MOST_LOGGED: Final = 100
 """Correlation ids in a turn's line; the journal has them all."""
 FULL: Final = 50
@@ -138,6 +150,7 @@ class Turns:
         return Result.DONE
 
     async def _attempt(self, actor: str, turn: UUID) -> Result | Finished:
+        began = time.monotonic()
         try:
             async with self.work_pool.acquire() as db, db.transaction():
                 return await self._take(db, actor, turn)
@@ -147,8 +160,7 @@ class Turns:
             return Result.BROKEN
         except OUTSIDE as error:
             # nobody's fault, but perhaps too much at once: what ran out of time is tried with half as many
-            late = isinstance(error, (TimeoutError, asyncpg.QueryCanceledError))
-            await self._acquit(actor, turn, narrow_by=2 if late else 1)
+            await self._acquit(actor, turn, late=_ran_out_of_time(error, time.monotonic() - began))
             raise
 
     async def _take(self, db: Db, actor: str, turn: UUID) -> Result | Finished:
@@ -156,19 +168,25 @@ class Turns:
         if locked is None:
             return Result.BUSY
         mark = await mailbox.find_mark(db, actor)
-        rows = await self._next(db, actor, self._width(mark))
+        rows, first = await self._next(db, actor, self._width(mark))
         if not rows:
             await mailbox.clear_mark(db, actor)
             return Result.EMPTY
+        if first > MOST_WEIGHT:
+            entry = [row for row in rows if row["position"] == rows[0]["position"]]
+            return await self._bury(db, actor, entry, 0, TOO_WIDE)
         if mark is not None and self._is_spent(mark, rows[0]):
-            return await self._bury(db, actor, rows, mark.attempts)
+            return await self._bury(db, actor, rows, mark.attempts + mark.late, FAILED)
         return await self._apply(db, locked, mark, turn, rows)
 
-    async def _next(self, db: Db, actor: str, width: int) -> list[Record]:
+    async def _next(self, db: Db, actor: str, width: int) -> tuple[list[Record], int]:
+        """The commands of the turn, and what the first entry of them weighs."""
         most = self.settings.turn_postings
         rows = await mailbox.pending(db, actor, width, most)
         fitting = FITTING.get(type_of(actor))
-        return rows if fitting is None else await fitting(db, id_of(actor), rows, most)
+        if fitting is None or not rows:
+            return rows, 0
+        return await fitting(db, id_of(actor), rows, most)
 
     def _width(self, mark: Mark | None) -> int:
         if mark is None:
@@ -177,12 +195,13 @@ class Turns:
 
     def _is_spent(self, mark: Mark, first: Record) -> bool:
         alone = mark.width == 1 and mark.suspect_position == first["position"]
-        return mark.running and alone and mark.attempts >= self.settings.turn_attempts
+        broken = mark.running and mark.attempts >= self.settings.turn_attempts
+        return alone and (broken or mark.late >= LATE_ATTEMPTS)
 
-    async def _bury(self, db: Db, actor: str, rows: Sequence[Record], attempts: int) -> Finished:
+    async def _bury(self, db: Db, actor: str, rows: Sequence[Record], attempts: int, refusal: Refusal) -> Finished:
         """Sets aside the one entry that `rows` are."""
         commands = [row["id"] for row in rows]
-        await mailbox.bury(db, commands, attempts, FAILED, self.origin().task)
+        await mailbox.bury(db, commands, attempts, refusal, self.origin().task)
         await mailbox.clear_mark(db, actor)
         discard = DISCARDS.get(type_of(actor))
         touched = [] if discard is None else await discard(db, id_of(actor), commands)
@@ -229,11 +248,11 @@ class Turns:
             refused = [outcome.command for outcome in decision.outcomes if outcome.refusal is not None]
             await discard(db, id_of(before.actor), refused)
 
-    async def _acquit(self, actor: str, turn: UUID, narrow_by: int) -> None:
+    async def _acquit(self, actor: str, turn: UUID, *, late: bool) -> None:
         """Takes the mark back as soon as Postgres answers again; if it does not, the turn counts as broken."""
         for pause_s in ACQUIT_PAUSES_S:
             try:
-                await mailbox.acquit(self.mark_pool, actor, turn, narrow_by)
+                await mailbox.acquit(self.mark_pool, actor, turn, late=late)
                 return
             except OUTSIDE:
                 await asyncio.sleep(pause_s)
@@ -267,7 +286,14 @@ def _mark_of(turn: UUID, rows: Sequence[Record], before: Mark | None) -> Mark:
     width = len(rows) if rows[0]["position"] != last or len(rows) == 1 else 1
     again = before is not None and width == 1 and before.width == 1 and before.suspect_position == last
     attempts = before.attempts + 1 if before is not None and again else 1
-    return Mark(turn, width, attempts, last, True)
+    return Mark(turn, width, attempts, last, True, before.late if before is not None and again else 0)
+
+
+def _ran_out_of_time(error: Exception, seconds: float) -> bool:
+    """Postgres ends statements that take too long, and connections whose turn thinks for too long."""
+    if isinstance(error, (TimeoutError, asyncpg.QueryCanceledError)):
+        return True
+    return seconds * 1000 >= postgres.IDLE_IN_TRANSACTION_MS
 
 
 def _tally(commands: Sequence[Recorded], decision: Decision) -> Mapping[tuple[str, str], int]:

@@ -32,7 +32,7 @@ class Repository(Protocol):
 
 REPOSITORIES: Final[Mapping[str, Repository]] = {"ledger": ledger, "user": identity}
 
-Fitting: TypeAlias = Callable[[Db, str, list[Record], int], Awaitable[list[Record]]]
+Fitting: TypeAlias = Callable[[Db, str, list[Record], int], Awaitable[widths.Fit]]
 FITTING: Final[Mapping[str, Fitting]] = {"ledger": widths.fitting}
 """Cuts what a mailbox gave to what fits into a turn, for those types of actors whose commands may weigh more than they
 look."""

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from api import bulk
 from domain.clock import format_time
 from infrastructure.settings import Settings
 from tests.journals import on_a_loop
@@ -221,3 +222,27 @@ async def test_lines_are_atomic_by_the_query_and_nothing_of_them_may_wait(serve:
         wide = {"commands": [{**post(), "postings": posting()["postings"] * 1_000}] * 51, "atomic": True}
         refused = await ada.post(f"{base}/commands", wide)
         assert [error["pointer"] for error in refused.json()["errors"]] == ["#/commands"], refused.text
+
+
+@on_a_loop
+async def test_an_atomic_batch_may_not_name_more_than_a_turn_takes(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "MOST_POSTINGS", 6)
+    async with serve() as (service, ada, base):
+        wide = {"postings": posting()["postings"] * 3}
+        stored = (await ada.post(f"{base}/transactions", wide, prefer=WAIT)).json()["id"]
+        service.bell.working = False
+        coming = (await ada.post(f"{base}/transactions", wide)).json()["id"]
+        for named in (stored, coming):
+            first = {"kind": "reverse_transaction", "transaction": named, "label": "a"}
+            second = {"kind": "reverse_transaction", "transaction": "#a", "label": "b"}
+            third = {"kind": "void_transaction", "transaction": "#b"}
+            fits = {"commands": [first, second, *[post("1")] * 3], "atomic": True}
+            assert (await ada.post(f"{base}/commands", fits)).status_code == 202
+            too_many = {"commands": [first, second, third], "atomic": True}
+            refused = await ada.post(f"{base}/commands", too_many, idempotency_key="k")
+            assert (refused.status_code, refused.json()["code"]) == (422, "validation_failed")
+            assert [error["pointer"] for error in refused.json()["errors"]] == ["#/commands"]
+            # each for itself they are as many turns as it takes
+            assert (await ada.post(f"{base}/commands", {**too_many, "atomic": False})).status_code == 202

@@ -233,6 +233,26 @@ async def test_what_waits_counts_with_the_transactions_that_it_names(
 
 
 @on_a_loop
+async def test_what_is_asked_counts_with_the_transactions_that_it_names(
+    serve: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve() as (_, ada, base):
+        wide = {"postings": posting()["postings"] * 3}
+        stored = (await ada.post(f"{base}/transactions", wide, prefer=WAIT)).json()["id"]
+        chain = [
+            {"kind": "reverse_transaction", "transaction": stored, "label": "first"},
+            {"kind": "reverse_transaction", "transaction": "#first"},
+            {"kind": "post_transaction", **posting()},
+        ]
+        for most, status in ((7, 200), (6, 422)):
+            monkeypatch.setattr(rehearsal, "MOST_POSTINGS_ASKED", most)
+            answer = await ada.post(f"{base}/commands?{DRY}", {"commands": chain})
+            assert answer.status_code == status
+        assert answer.json()["errors"][0]["pointer"] == "#/commands"
+        assert (await ada.post(f"{base}/transactions?{DRY}", wide)).status_code == 200
+
+
+@on_a_loop
 async def test_behind_what_will_break_its_turn_nothing_is_told(
     serve: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,10 +25,11 @@ from domain.catalog import HANDLERS
 from domain.decision import GENESIS
 from domain.ledger.commands import PostTransaction, ReverseTransaction
 from domain.messages import Event
-from infrastructure import mailbox
+from infrastructure import mailbox, postgres
 from infrastructure.repositories import ledger as ledgers
 from tests.books import open_account, post
 from tests.turns import Desk, at_a_desk
+from workers import turn
 from workers.turn import Result
 
 Patch = pytest.MonkeyPatch
@@ -697,6 +698,60 @@ async def test_what_ran_out_of_time_is_nobodys_fault_and_tried_with_half(desk: D
         assert late < 8
     assert await desk.statuses(ids) == ["succeeded"] * 8
     assert {outcome.attempts for outcome in await desk.outcomes(ids)} == {1}
+
+
+@pytest.mark.parametrize("limit", ["statement", "idle connection"])
+@at_a_desk
+async def test_an_entry_that_is_late_each_time_is_set_aside_and_holds_up_nobody_for_good(
+    desk: Desk, monkeypatch: Patch, limit: str
+) -> None:
+    monkeypatch.setattr(turn, "LATE_ATTEMPTS", 3)
+    save = ledgers.save
+
+    async def never_in_time(db: Any, ledger: Any, links: Any, now: Any) -> None:
+        if any(getattr(link.entry.data, "description", None) == "poison" for link in links):
+            if limit == "statement":
+                await db.execute("SET LOCAL statement_timeout = 20")
+                await db.execute("SELECT pg_sleep(30)")
+            monkeypatch.setattr(postgres, "IDLE_IN_TRANSACTION_MS", 100)
+            await db.execute("SET LOCAL idle_in_transaction_session_timeout = 100")
+            await asyncio.sleep(0.3)
+        await save(db, ledger, links, now)
+
+    monkeypatch.setattr(ledgers, "save", never_in_time)
+    before, late = await desk.accept(pay(), pay()), await desk.accept(spoilt())
+    after = await desk.accept(pay())
+    raised = 0
+    while "accepted" in await desk.statuses([*before, *late, *after]):
+        try:
+            await desk.take()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError):
+            raised += 1
+        assert raised <= 4
+    # once with the others, and three times alone
+    assert raised == 4
+    assert await desk.statuses([*before, *after]) == ["succeeded"] * 3
+    assert [(one.status, one.code, one.attempts) for one in await desk.outcomes(late)] == [
+        ("failed", "command_failed", 3)
+    ]
+    assert await desk.mark() is None
+
+
+@at_a_desk
+async def test_lateness_is_no_attempt_and_ends_with_the_entry(desk: Desk, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(turn, "LATE_ATTEMPTS", 3)
+    ids = await desk.accept(spoilt())
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            break_saving(patch, TimeoutError())
+            with pytest.raises(TimeoutError):
+                await desk.take()
+    mark = await desk.mark()
+    assert mark is not None
+    assert (mark["attempts"], mark["late"], mark["running"]) == (0, 2, False)
+    assert await desk.take() is Result.DONE
+    assert await desk.mark() is None
+    assert [(one.status, one.attempts) for one in await desk.outcomes(ids)] == [("succeeded", 1)]
 
 
 @at_a_desk

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID, uuid4
 
+import pytest
+
 from domain.ledger.commands import CaptureTransaction, ReverseTransaction, UpdateTransaction, VoidTransaction
 from domain.messages import Command
 from tests.books import post
@@ -11,7 +13,10 @@ from tests.every_kind import hold
 from tests.integration.test_atomic_turns import entry
 from tests.integration.test_turns import pay, spoilt
 from tests.turns import Desk, at_a_desk
+from workers import turn
 from workers.turn import Result
+
+Patch = pytest.MonkeyPatch
 
 THREE = (("bank", "till", "1"),) * 3
 
@@ -82,3 +87,20 @@ async def test_entries_stay_whole_and_what_cannot_be_read_is_left_to_its_turn(de
     (after,) = await desk.accept(spoilt("harmless"))
     await narrow.empty()
     assert await desk.statuses([unreadable, after]) == ["failed", "succeeded"]
+
+
+@at_a_desk
+async def test_an_entry_that_is_too_wide_for_any_turn_is_set_aside_unseen(desk: Desk, monkeypatch: Patch) -> None:
+    """What it names was not to be seen when it was accepted."""
+    monkeypatch.setattr(turn, "MOST_WEIGHT", 8)
+    narrow = desk.with_settings(turn_postings=5)
+    (wide,) = await made(desk, post(*THREE))
+    before = await desk.accept(pay())
+    fits = await entry(desk, pay(), pay(), ReverseTransaction(transaction=wide), pay("2"))
+    ids = await entry(desk, *[ReverseTransaction(transaction=wide)] * 3)
+    after = await desk.accept(pay())
+    await narrow.empty()
+    assert await desk.statuses([*before, *fits, *after]) == ["succeeded"] * 6
+    assert [(one.status, one.code, one.attempts) for one in await desk.outcomes(ids)] == [
+        ("failed", "command_failed", 0)
+    ] * 3
