@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -23,7 +22,7 @@ from workers.due import Due
 from workers.expiry import Expiry
 from workers.firing import Firing
 from workers.snapshots import Snapshots
-from workers.sweep import Sweep
+from workers.sweep import Sweep, again, pause
 
 log = structlog.get_logger(__name__)
 
@@ -79,29 +78,13 @@ async def _sweep_forever(settings: Settings) -> None:
             async with await open_pool(settings, application="sweep", size=1) as pool, _broker(settings) as broker:
                 sweep, expiry = _sweep_of(settings, pool, broker, doorbell), Expiry(pool, doorbell.ring)
                 async with asyncio.TaskGroup() as together:
-                    together.create_task(_again(settings.sweep_ms / 1000, sweep.run, expiry.run))
+                    together.create_task(again(settings.sweep_ms / 1000, sweep.run, expiry.run))
                     firing = _firing_of(settings, pool, doorbell)
-                    together.create_task(_again(DUE_S, Due(pool, doorbell.ring).run, firing.run))
+                    together.create_task(again(DUE_S, Due(pool, doorbell.ring).run, firing.run))
         except Exception as error:
             # whatever it is, this thread goes on: it is what makes a lost doorbell harmless
             log.warning("sweep_failed", error=repr(error))
-            await _pause(settings.sweep_ms / 1000)
-
-
-async def _again(period_s: float, *sweeps: Callable[[], Awaitable[int]]) -> None:
-    """Sweeps about once a period. One that fails is in no other's way."""
-    while True:
-        await _pause(period_s)
-        for run in sweeps:
-            try:
-                await run()
-            except Exception as error:
-                log.warning("sweep_failed", error=repr(error))
-
-
-async def _pause(period_s: float) -> None:
-    """Waits for about a period: several processes should not all look at the same moment."""
-    await asyncio.sleep(period_s * random.uniform(0.5, 1.5))  # a pause is no secret  # nosec B311
+            await pause(settings.sweep_ms / 1000)
 
 
 def _sweep_of(

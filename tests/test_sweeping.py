@@ -6,15 +6,14 @@ import asyncio
 
 import pytest
 
+from workers import sweep
+
 
 class Enough(Exception):
     """Ends what goes on for ever."""
 
 
 def test_a_sweep_that_fails_is_in_no_others_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    # not before: Celery's application reads the environment when it is imported
-    from tasks import sweeps
-
     ran = []
 
     async def pause(_period_s: float) -> None:
@@ -29,7 +28,7 @@ def test_a_sweep_that_fails_is_in_no_others_way(monkeypatch: pytest.MonkeyPatch)
         ran.append("works")
         return 0
 
-    monkeypatch.setattr(sweeps, "_pause", pause)
+    monkeypatch.setattr(sweep, "pause", pause)
     with pytest.raises(Enough):
-        asyncio.run(sweeps._again(1.0, fails, works))
+        asyncio.run(sweep.again(1.0, fails, works))
     assert ran == ["fails", "works"] * 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -79,3 +81,19 @@ class Sweep:
             return int(await self.broker.llen(queue)) > _LONG_QUEUE
         except (RedisError, OSError):
             return False
+
+
+async def again(period_s: float, *sweeps: Callable[[], Awaitable[int]]) -> None:
+    """Sweeps about once a period. One that fails is in no other's way."""
+    while True:
+        await pause(period_s)
+        for run in sweeps:
+            try:
+                await run()
+            except Exception as error:
+                log.warning("sweep_failed", error=repr(error))
+
+
+async def pause(period_s: float) -> None:
+    """Waits for about a period: several processes should not all look at the same moment."""
+    await asyncio.sleep(period_s * random.uniform(0.5, 1.5))  # a pause is no secret  # nosec B311
