@@ -22,7 +22,7 @@ _STORES: Final = ("unavailable",)
 _LOGIN: Final = ("unauthorized", "forbidden")
 _BODY: Final = ("payload_too_large", "unsupported_media_type", "validation_failed")
 _COMMAND: Final = ("not_found", "idempotency_key_reused", "mailbox_full")
-_JOB: Final = ("not_found", "command_failed", "command_cancelled")
+_JOB: Final = ("not_found", "command_failed", "command_cancelled", "unavailable")
 
 
 class Header(msgspec.Struct, frozen=True):
