@@ -16,6 +16,7 @@ from litestar import Request, Response, delete, get, post
 from litestar.params import FromPath
 from msgspec import Meta
 
+from api.answers import Answer
 from api.commands import REPLAYED, Envelope, request_hash
 from api.context import services_of
 from api.decoding import Document, invalid, parse_json, read_body, try_decode
@@ -204,7 +205,7 @@ async def _replay(request: AnyRequest, held: Held, digest: bytes) -> Response[by
 def _shown(key: ApiKey, secret: str | None, headers: dict[str, str]) -> Response[bytes]:
     headers = {**headers, "location": f"/v1/api-keys/{key.id}"}
     body = _encode(ApiKeyMade(**_members(key), secret=secret))
-    return Response(body, status_code=201, media_type="application/json", headers=headers)
+    return Answer(body, 201, headers)
 
 
 def _members(key: ApiKey) -> dict[str, Any]:

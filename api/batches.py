@@ -12,6 +12,7 @@ from litestar import Request, Response, get
 from litestar.params import FromPath
 
 from api.access import sees_job
+from api.answers import Answer
 from api.context import services_of
 from api.edge import principal_of
 from api.jobs import as_shown, id_of, job_problem, viewer_of
@@ -84,7 +85,7 @@ def batch_response(view: BatchView, headers: dict[str, str]) -> Response[bytes]:
     """The batch, to be asked again in a second while it is unfinished."""
     if not view.done:
         headers = {**headers, "retry-after": "1"}
-    return Response(_encode(view), status_code=200, media_type="application/json", headers=headers)
+    return Answer(_encode(view), 200, headers)
 
 
 @get(

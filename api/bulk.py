@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from api.access import may_replay
 from api.accounts import CLOSE_ACCOUNT, FREEZE_ACCOUNT, OPEN_ACCOUNT, UNFREEZE_ACCOUNT
+from api.answers import Answer
 from api.batches import BatchView, batch_path, batch_response, batch_view
 from api.commands import REPLAYED, AnyRequest, Envelope, Form, faults_of, request_hash, same_request
 from api.context import services_of
@@ -278,7 +279,7 @@ async def _answer(
             if found is not None:
                 return batch_response(await batch_view(recorder.log, found), headers)
     headers["retry-after"] = "1"
-    return Response(encode(accepted), status_code=202, media_type="application/json", headers=headers)
+    return Answer(encode(accepted), 202, headers)
 
 
 async def _replay(recorder: Recorder, envelope: Envelope, held: UUID) -> Response[bytes]:

@@ -18,6 +18,7 @@ from litestar import Request, Response
 from uuid_utils.compat import uuid7
 
 from api.access import may_replay
+from api.answers import Answer
 from api.context import services_of
 from api.decoding import Attempt, Document, invalid, parse_json, query_of, read_body, try_decode
 from api.edge import edge_of, principal_of
@@ -248,7 +249,7 @@ async def _answer(
         return refused
     if status == 201:
         headers["location"] = job.resource or path
-    return Response(answer.body, status_code=status, media_type="application/json", headers=headers)
+    return Answer(answer.body, status, headers)
 
 
 def _key(request: AnyRequest, intent: Intent[C], envelope: Envelope) -> Key | None:

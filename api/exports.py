@@ -23,6 +23,7 @@ from litestar.response import Stream
 from msgspec import Meta
 from uuid_utils.compat import uuid7
 
+from api.answers import Answer
 from api.context import services_of
 from api.decoding import invalid, parse_json, query_of, read_body, try_decode
 from api.edge import edge_of, principal_of
@@ -220,7 +221,7 @@ async def _answer(request: AnyRequest, export: Export, status: int) -> Response[
     if status == 202:
         headers["location"] = _path(export)
         status = 201 if ended else 202
-    return Response(_encode(_view(export)), status_code=status, media_type="application/json", headers=headers)
+    return Answer(_encode(_view(export)), status, headers)
 
 
 async def _ended(pool: asyncpg.Pool[Record], export: Export, seconds: int) -> Export:

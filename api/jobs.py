@@ -14,6 +14,7 @@ from litestar.params import FromPath
 from msgspec import Meta
 
 from api.access import sees_job
+from api.answers import Answer
 from api.context import Services, services_of
 from api.decoding import invalid, malformed, query_of
 from api.edge import Principal, principal_of
@@ -121,7 +122,7 @@ def job_response(job: Job, status_code: int, headers: dict[str, str]) -> Respons
     """The job as it is, to be asked again in a second while it is unfinished."""
     if not job.finished:
         headers = {**headers, "retry-after": "1"}
-    return Response(_encode(job_view(job)), status_code=status_code, media_type="application/json", headers=headers)
+    return Answer(_encode(job_view(job)), status_code, headers)
 
 
 def viewer_of(principal: Principal) -> UUID | None:
@@ -204,7 +205,7 @@ async def list_jobs(request: Request[Any, Any, Any]) -> Response[bytes]:
     found = await log.list_jobs(msgspec.structs.replace(wanted, before=before, **bounds), limit + 1)
     shown = await as_shown(services_of(request), principal, found[:limit])
     page = JobPage(list(map(job_view, shown)), _cursor(found[limit - 1].id) if len(found) > limit else None)
-    return Response(_encode(page), media_type="application/json")
+    return Answer(_encode(page))
 
 
 def _bounds(principal: Principal) -> KeyBounds | None:

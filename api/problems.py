@@ -16,6 +16,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
 from msgspec import UNSET, Meta, UnsetType
 
+from api.answers import Answer
 from api.edge import edge_of
 from domain.errors import CATALOGUE, DomainError, Fault, InfrastructureError, ValidationError
 from infrastructure.metrics import meter
@@ -124,7 +125,7 @@ def problem_bytes(
 
 def problem_response(content: Problem, headers: dict[str, str] | None = None) -> Response[bytes]:
     """An answer that is a problem, for route handlers that have more to tell than an exception carries."""
-    return Response(_encode(content), status_code=content.status, media_type=MEDIA_TYPE, headers=headers)
+    return Answer(_encode(content), content.status, headers, MEDIA_TYPE)
 
 
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

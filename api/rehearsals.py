@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Request, Response
 
+from api.answers import Answer
 from api.context import services_of
 from api.edge import edge_of
 from api.problems import Problem, problem
@@ -56,4 +57,4 @@ async def answer_rehearsal(request: AnyRequest, asked: rehearsal.Request, place:
             )
             break
     view = RehearsalView(found is None, found, done.accounts)
-    return Response(_encode(view), status_code=200, media_type="application/json")
+    return Answer(_encode(view))

@@ -6,10 +6,10 @@ import asyncio
 import functools
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Final, ParamSpec
+from typing import Any, Final, ParamSpec, cast
 
 import pytest
 import uvloop
@@ -39,6 +39,42 @@ def hurried(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Patience of half a second, and eyes that look often."""
     monkeypatch.setattr(server, "LOOK_S", 0.1)
     return replace(settings, head_s=0.5, body_s=0.5, idle_s=0.5)
+
+
+class Wire:
+    """What an answer's transport was given, piece by piece."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.pieces.append(data)
+
+    def writelines(self, data: Iterable[bytes]) -> None:
+        self.write(b"".join(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@on_uvloop
+async def test_head_and_body_of_an_answer_go_out_together_and_a_head_alone_soon() -> None:
+    wire = Wire()
+    outgoing = server.Outgoing(cast(asyncio.Transport, wire), asyncio.get_running_loop())
+    outgoing.write(b"head ")
+    outgoing.write(b"body")
+    assert wire.pieces == [b"head body"]
+    outgoing.write(b"head of a stream")
+    assert len(wire.pieces) == 1
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert wire.pieces[1:] == [b"head of a stream"]
+    outgoing.write(b"last")
+    outgoing.close()
+    await asyncio.sleep(0)
+    assert (wire.pieces[2:], wire.closed) == ([b"last"], True)
 
 
 @asynccontextmanager
