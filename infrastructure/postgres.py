@@ -46,5 +46,16 @@ async def open_pool(
             "synchronous_commit": synchronous_commit,
             "timezone": "UTC",
             "jit": "off",
+            # Statements are planned once, while tables may still be small, and each was written with an index in mind:
+            # a plan that reads the whole table would be kept while that grows, until it is analyzed.
+            "enable_seqscan": "off",
         },
+        reset=_leave_as_is,
     )
+
+
+async def _leave_as_is(_connection: asyncpg.Connection[Record]) -> None:
+    """Spares every return to a pool a trip to Postgres. What a transaction left open is rolled back before this.
+
+    Nothing outlives its transaction here: no SET but SET LOCAL, no cursor, no LISTEN, no advisory lock of a session.
+    """
