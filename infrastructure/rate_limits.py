@@ -21,24 +21,18 @@ ADMIT: Final = Script("""
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval, window = tonumber(ARGV[1]), tonumber(ARGV[2])
-local tat = tonumber(redis.call('GET', KEYS[1]) or now)
+local slots = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5])
+local tat = tonumber(slots[1] or now)
 if tat < now then tat = now end
 tat = tat + interval
 local spare = now + window - tat
 if spare < 0 then return {0, 0, math.ceil(-spare)} end
 redis.call('SET', KEYS[1], string.format('%.0f', tat), 'PX', math.ceil((tat - now) / 1000))
-local found = {1, math.floor(spare / interval), 0, false, false, false, false, false}
-for i = 2, 4 do
-    if KEYS[i] ~= '' then found[i + 2] = redis.call('GET', KEYS[i]) end
+local seq, list = slots[5], false
+if seq and string.sub(seq, 1, 2) == 'V:' then
+    list = redis.call('GET', ARGV[3] .. string.sub(seq, 3) .. ARGV[4])
 end
-if KEYS[5] ~= '' then
-    local seq = redis.call('GET', KEYS[5])
-    found[7] = seq
-    if seq and string.sub(seq, 1, 2) == 'V:' then
-        found[8] = redis.call('GET', ARGV[3] .. string.sub(seq, 3) .. ARGV[4])
-    end
-end
-return found
+return {1, math.floor(spare / interval), 0, slots[2], slots[3], slots[4], seq, list}
 """)
 
 MOST_BUCKETS: Final = 10_000
