@@ -28,7 +28,8 @@ OVERLOADED = "Too many requests are waiting to be recorded; nothing was recorded
 class Gatherer(Generic[T, R]):
     """Collects items and hands them to `flush`, at most `most` (by weight) at a time and `at_once` flushes at once.
 
-    An item heavier than `most` goes alone. More than `backlog` (by weight) may not wait.
+    An item heavier than `most` goes alone. More than `backlog` (by weight) may not wait. While a flush is under way
+    another one starts only once `crowd` (by weight) wait: each has the same fixed cost, whatever it takes.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Gatherer(Generic[T, R]):
         most: int,
         backlog: int,
         at_once: int = 2,
+        crowd: int = 1,
         weigh: Callable[[T], int] = lambda _: 1,
     ) -> None:
         self._flush = flush
         self._most = most
         self._backlog = backlog
         self._at_once = at_once
+        self._crowd = crowd
         self._weigh = weigh
         self._waiting: deque[tuple[T, int, asyncio.Future[R]]] = deque()
         self._weight = 0
@@ -72,7 +75,7 @@ class Gatherer(Generic[T, R]):
             await asyncio.wait(self._flushing)
 
     def _start(self) -> None:
-        if self._active < self._at_once:
+        if self._active < self._at_once and (not self._active or self._weight >= self._crowd):
             self._active += 1
             task = asyncio.create_task(self._run())
             self._flushing.add(task)

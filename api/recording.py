@@ -31,6 +31,10 @@ from infrastructure.settings import Settings
 
 MOST_A_FLUSH: Final = 2_000
 """Commands that share a transaction."""
+CROWD: Final = 32
+"""Commands that must wait for a second transaction to begin while one is under way."""
+MANY: Final = 16
+"""Requests in a flush whose workers are busy as it is: each bell is rung less often, for more."""
 BACKLOG: Final = 50_000
 """Commands that may wait for one."""
 SINGLE_BACKLOG: Final = 1_000
@@ -43,7 +47,7 @@ encode: Final = msgspec.json.Encoder().encode
 class Bell(Protocol):
     """Wakes a worker for an actor; returns at once."""
 
-    def ring(self, actor: str, correlation_id: str | None = None) -> None: ...
+    def ring(self, actor: str, correlation_id: str | None = None, *, many: bool = False) -> None: ...
 
     def ring_export(self, export: str) -> None: ...
 
@@ -92,7 +96,11 @@ class Recorder:
         self.commands: Final[CommandBus[Address, Receipt]] = CommandBus(KIND_OF, self._record)
         self.bell: Final = bell
         self._appends: Gatherer[Submission, Receipt] = Gatherer(
-            self._append, most=MOST_A_FLUSH, backlog=BACKLOG, weigh=lambda submission: len(submission.drafts)
+            self._append,
+            most=MOST_A_FLUSH,
+            backlog=BACKLOG,
+            crowd=CROWD,
+            weigh=lambda submission: len(submission.drafts),
         )
         # What takes locks on users shares its transaction with nobody: others would wait for those locks, too.
         self._single_appends: Gatherer[Submission, Receipt] = Gatherer(self._append, most=1, backlog=SINGLE_BACKLOG)
@@ -125,12 +133,12 @@ class Recorder:
         """One flush. The bell is rung from here, so that it rings for those too who have gone away meanwhile."""
         answers = await self.log.append(submissions)
         rung: set[str] = set()
+        _count(submissions, answers)
         for submission, answer in zip(submissions, answers, strict=True):
-            _count(submission, answer)
             written = isinstance(answer, Receipt) and answer.accepted_at is not None
             if written and submission.actor not in rung:
                 rung.add(submission.actor)
-                self.bell.ring(submission.actor, submission.correlation_id)
+                self.bell.ring(submission.actor, submission.correlation_id, many=len(submissions) >= MANY)
         return answers
 
     async def _record(self, kind: str, command: Command, address: Address) -> Receipt:
@@ -148,14 +156,17 @@ class Recorder:
         )
 
 
-def _count(submission: Submission, answer: Answer) -> None:
-    if not isinstance(answer, Receipt):
-        return
-    jobs = set(answer.jobs) if answer.accepted_at is not None else set()
-    written = Counter(draft.kind for draft in submission.drafts if draft.id in jobs)
-    for kind, amount in written.items():
+def _count(submissions: Sequence[Submission], answers: Sequence[Answer]) -> None:
+    accepted: Counter[str] = Counter()
+    replayed: Counter[str] = Counter()
+    for submission, answer in zip(submissions, answers, strict=True):
+        if isinstance(answer, Receipt):
+            written = set(answer.jobs) if answer.accepted_at is not None else ()
+            for draft in submission.drafts:
+                (accepted if draft.id in written else replayed)[draft.kind] += 1
+    for kind, amount in accepted.items():
         meter.command_accepted(kind, amount)
-    for kind, amount in (Counter(draft.kind for draft in submission.drafts) - written).items():
+    for kind, amount in replayed.items():
         meter.command_replayed(kind, amount)
 
 

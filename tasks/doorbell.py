@@ -25,8 +25,12 @@ OUTSTANDING_MS: Final = 1_000
 _BATCH: Final = 500
 _BACKLOG: Final = 10_000
 # Seconds that a bell is left alone after it was rung. Only busy actors meet this: an event may reach its subscribers
-# that much later, and hundreds of turns are followed by tens of deliveries.
-_QUIET_S: Final = {"ledgers": 0.005, "identity": 0.005, "events": 0.1, "exports": 0.1}
+# that much later, and hundreds of turns are followed by tens of deliveries. They cost the same, few events or many.
+_QUIET_S: Final = 0.005
+_CROWD_QUIET_S: Final = 0.025
+_FEW_QUIET_S: Final = 0.25
+_MANY_QUIET_S: Final = 0.1
+_MANY: Final = 200
 
 Ring = tuple[str, str, tuple[str, ...], str | None]
 """Queue, task name, arguments, correlation id."""
@@ -42,24 +46,26 @@ class Doorbell:
 
     def __init__(self, settings: Settings) -> None:
         self._redis = Redis.from_url(settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
-        self._rung: queue.Queue[Ring | None] = queue.Queue(_BACKLOG)
-        self._pacing = Pacing[Ring](_QUIET_S)
+        self._rung: queue.Queue[tuple[float, Ring] | None] = queue.Queue(_BACKLOG)
+        self._pacing = Pacing[Ring]()
         self._thread = threading.Thread(target=self._serve, name="doorbell", daemon=True)
         self._thread.start()
 
-    def ring(self, actor: str, correlation_id: str | None = None) -> None:
-        """Wakes a worker for `actor`. Returns at once."""
+    def ring(self, actor: str, correlation_id: str | None = None, *, many: bool = False) -> None:
+        """Wakes a worker for `actor`, which has got a command, or one of `many` together. Returns at once."""
         target = QUEUE_OF_ACTOR.get(actor.partition(":")[0])
         if target is not None:
-            self._put((target, "tasks.turns.run", (actor,), correlation_id))
+            quiet_s = _CROWD_QUIET_S if many else _QUIET_S
+            self._put((quiet_s, (target, "tasks.turns.run", (actor,), correlation_id)))
 
-    def ring_delivery(self, subscriber: str, actor: str) -> None:
-        """Wakes a worker to deliver `actor`'s journal to `subscriber`. Returns at once."""
-        self._put(("events", "tasks.deliveries.deliver", (subscriber, actor), None))
+    def ring_delivery(self, subscriber: str, actor: str, events: int = 0) -> None:
+        """Wakes a worker to deliver `actor`'s journal, which grew by `events`, to `subscriber`. Returns at once."""
+        quiet_s = _MANY_QUIET_S if events >= _MANY else _FEW_QUIET_S
+        self._put((quiet_s, ("events", "tasks.deliveries.deliver", (subscriber, actor), None)))
 
     def ring_export(self, export: str) -> None:
         """Wakes a worker to write an export, by its id. Returns at once."""
-        self._put(("exports", "tasks.exports.run", (export,), None))
+        self._put((_QUIET_S, ("exports", "tasks.exports.run", (export,), None)))
 
     def close(self) -> None:
         """Publishes what was rung and ends the thread, within two seconds."""
@@ -67,7 +73,7 @@ class Doorbell:
         self._thread.join(2)
         self._redis.close()
 
-    def _put(self, ring: Ring | None) -> None:
+    def _put(self, ring: tuple[float, Ring] | None) -> None:
         try:
             self._rung.put_nowait(ring)
         except queue.Full:
@@ -90,12 +96,13 @@ class Doorbell:
     def _collect(self) -> bool:
         """Waits for a ring, or for one that was held back, and takes what else has been rung. False: being closed."""
         try:
-            ring = self._rung.get(timeout=self._pacing.wait_s())
-            while ring is not None:
-                self._pacing.hold(ring[0], ring[2], ring)
+            rung = self._rung.get(timeout=self._pacing.wait_s())
+            while rung is not None:
+                quiet_s, ring = rung
+                self._pacing.hold(ring[2], quiet_s, ring)
                 if len(self._pacing) >= _BATCH:
                     return True
-                ring = self._rung.get_nowait()
+                rung = self._rung.get_nowait()
         except queue.Empty:
             return True
         return False

@@ -43,7 +43,7 @@ class Bell:
     rung: list[str] = field(default_factory=list)
     tasks: set[asyncio.Task[bool]] = field(default_factory=set)
 
-    def ring(self, actor: str, correlation_id: str | None = None) -> None:
+    def ring(self, actor: str, correlation_id: str | None = None, *, many: bool = False) -> None:
         self.rung.append(actor)
         if self.working and self.turns is not None:
             task = asyncio.get_running_loop().create_task(self.turns.work(actor))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tasks.pacing import Pacing
+from tasks.pacing import LONGEST_QUIET_S, Pacing
+
+KAFKA = ("kafka", "ledger:a")
 
 
 class Clock:
@@ -15,11 +17,11 @@ class Clock:
 
 def test_the_first_ring_is_due_at_once_and_the_next_when_its_bell_was_quiet_long_enough() -> None:
     clock = Clock()
-    pacing = Pacing[str]({"events": 0.1}, clock)
-    pacing.hold("events", ("kafka", "ledger:a"), "first")
+    pacing = Pacing[str](clock)
+    pacing.hold(KAFKA, 0.1, "first")
     assert pacing.take_due() == ["first"]
-    pacing.hold("events", ("kafka", "ledger:a"), "second")
-    pacing.hold("events", ("kafka", "ledger:a"), "third")
+    pacing.hold(KAFKA, 0.1, "second")
+    pacing.hold(KAFKA, 0.1, "third")
     assert pacing.take_due() == []
     assert round(pacing.wait_s() or 0, 6) == 0.1
     clock.now += 0.1
@@ -27,23 +29,51 @@ def test_the_first_ring_is_due_at_once_and_the_next_when_its_bell_was_quiet_long
     assert pacing.wait_s() is None and len(pacing) == 0
 
 
+def test_a_ring_that_is_in_a_hurry_is_not_held_back_by_those_before_or_after_it() -> None:
+    clock = Clock()
+    pacing = Pacing[str](clock)
+    pacing.hold(KAFKA, 0.5, "first")
+    assert pacing.take_due() == ["first"]
+    for quiet_s, ring in ((0.5, "patient"), (0.1, "hurried"), (0.5, "patient, too")):
+        pacing.hold(KAFKA, quiet_s, ring)
+    assert round(pacing.wait_s() or 0, 6) == 0.1
+    clock.now += 0.1
+    assert pacing.take_due() == ["patient, too"]
+    pacing.hold(KAFKA, 0.5, "next")
+    clock.now += 0.4
+    assert pacing.take_due() == []
+    clock.now += 0.1
+    assert pacing.take_due() == ["next"]
+
+
 def test_bells_do_not_hold_back_each_other() -> None:
-    pacing = Pacing[str]({"ledgers": 1.0, "events": 1.0}, Clock())
-    pacing.hold("ledgers", ("ledger:a",), "a")
+    pacing = Pacing[str](Clock())
+    pacing.hold(("ledger:a",), 1.0, "a")
     assert pacing.take_due() == ["a"]
-    pacing.hold("ledgers", ("ledger:a",), "again")
-    pacing.hold("events", ("kafka", "ledger:a"), "b")
+    pacing.hold(("ledger:a",), 1.0, "again")
+    pacing.hold(KAFKA, 1.0, "b")
     assert pacing.take_due() == ["b"]
     assert pacing.take_all() == ["again"]
 
 
 def test_what_is_due_while_others_are_quiet_is_waited_for_briefly() -> None:
     clock = Clock()
-    pacing = Pacing[str]({"ledgers": 0.005, "events": 0.1}, clock)
-    for queue, bell in (("events", ("kafka", "ledger:a")), ("ledgers", ("ledger:a",))):
-        pacing.hold(queue, bell, queue)
-        assert pacing.take_due() == [queue]
-        pacing.hold(queue, bell, queue)
+    pacing = Pacing[str](clock)
+    for bell, quiet_s, ring in ((KAFKA, 0.1, "events"), (("ledger:a",), 0.005, "ledgers")):
+        pacing.hold(bell, quiet_s, ring)
+        assert pacing.take_due() == [ring]
+        pacing.hold(bell, quiet_s, ring)
     assert round(pacing.wait_s() or 0, 6) == 0.005
     clock.now += 0.005
     assert pacing.take_due() == ["ledgers"]
+
+
+def test_bells_that_were_quiet_for_long_are_not_remembered() -> None:
+    clock = Clock()
+    pacing = Pacing[int](clock)
+    for number in range(1_000):
+        pacing.hold((f"ledger:{number}",), 0.1, number)
+        pacing.take_due()
+    clock.now += LONGEST_QUIET_S
+    pacing.take_due()
+    assert pacing._rung_at == {}

@@ -81,7 +81,8 @@ class Desk:
     turns: Turns
     notices: FakeNotices
     db: asyncpg.Connection[asyncpg.Record]
-    rung: list[tuple[str, str]]
+    rung: list[tuple[str, str, int]]
+    """Subscribers, actors, and by how many events their journals grew."""
 
     @property
     def actor(self) -> str:
@@ -111,7 +112,7 @@ class Desk:
         return ids
 
     async def take(self) -> Result:
-        return await self.turns.take(self.actor)
+        return (await self.turns.take(self.actor)).result
 
     async def empty(self) -> list[Result]:
         """Takes turns until nothing is left. Answers how each of them ended."""
@@ -162,11 +163,11 @@ class Desk:
 @asynccontextmanager
 async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     """A desk with a ledger of its own, created, with the accounts `bank` and `till`. The mailbox is empty."""
-    rung: list[tuple[str, str]] = []
+    rung: list[tuple[str, str, int]] = []
     notices = FakeNotices()
     db = await asyncpg.connect(settings.database_url)
     try:
-        async with open_turns(settings, notices, lambda subscriber, actor: rung.append((subscriber, actor))) as turns:
+        async with open_turns(settings, notices, lambda *ring: rung.append(ring)) as turns:
             await db.execute(SUBSCRIBERS)
             desk = Desk(f"acme-{uuid4().hex[:8]}", uuid4(), uuid4(), settings, turns, notices, db, rung)
             await db.execute(USERS, [desk.owner, desk.stranger])

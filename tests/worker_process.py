@@ -25,7 +25,7 @@ from workers.turn import Turns
 
 
 @asynccontextmanager
-async def open_turns(settings: Settings, notices: Any, ring: Callable[[str, str], None]) -> AsyncIterator[Turns]:
+async def open_turns(settings: Settings, notices: Any, ring: Callable[[str, str, int], None]) -> AsyncIterator[Turns]:
     """Turns as a worker process has them."""
     async with (
         await open_pool(settings, application="worker", size=8, least=0) as work,

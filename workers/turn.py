@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -60,6 +60,10 @@ FULL: Final = 50
 GATHER_S: Final = 0.02
 """Between the turns of one busy actor: with fewer commands waiting than FULL, more are let gather for so long. Every
 turn has the same fixed cost, whatever it takes. An actor's first turn is never held up."""
+CROWD: Final = 16
+GATHERINGS: Final = 2
+"""A turn that took so many is followed by so many gatherings at the most, until as many wait again: those who send as
+soon as they are answered are all back by then. And its worker stays, since coming back costs more than waiting."""
 ACQUIT_PAUSES_S: Final = (0.1, 0.5, 1, 2, 4, 8)
 
 
@@ -85,6 +89,13 @@ class BrokenTurn(Exception):
     """One of the turn's commands can't be decided or written; the cause says why."""
 
 
+class Taken(NamedTuple):
+    """A turn, and how many commands it applied or set aside."""
+
+    result: Result
+    commands: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """What a turn did: how many commands of a kind came to a status, on whose behalf, and which views it made old."""
@@ -104,7 +115,7 @@ class Turns:
     notices: Notices
     settings: Settings
     subscribers: Sequence[str]
-    ring_delivery: Callable[[str, str], None]
+    ring_delivery: Callable[[str, str, int], None]
     origin: Callable[[], Origin] = Origin
 
     async def work(self, actor: str) -> bool:
@@ -115,16 +126,26 @@ class Turns:
         """
         until = time.monotonic() + self.settings.turn_time_ms / 1000
         while time.monotonic() < until:
-            if await self.take(actor) is Result.BUSY:
+            taken = await self.take(actor)
+            if taken.result is Result.BUSY or not await self._gather(actor, taken.commands):
                 return False
-            waiting = await mailbox.waiting(self.work_pool, actor, FULL)
-            if not waiting:
-                return False
-            if waiting < FULL:
-                await asyncio.sleep(GATHER_S)
         return True
 
-    async def take(self, actor: str) -> Result:
+    async def _gather(self, actor: str, last: int) -> int:
+        """How many commands wait, at most FULL, having let more join them than there are at once."""
+        waiting = await mailbox.waiting(self.work_pool, actor, FULL)
+        if last < CROWD:
+            if 0 < waiting < FULL:
+                await asyncio.sleep(GATHER_S)
+            return waiting
+        for _ in range(GATHERINGS):
+            if waiting >= min(last, FULL):
+                break
+            await asyncio.sleep(GATHER_S)
+            waiting = await mailbox.waiting(self.work_pool, actor, FULL)
+        return waiting
+
+    async def take(self, actor: str) -> Taken:
         """Takes one turn.
 
         Raises what went wrong outside (a lost connection, a full disk), having taken the mark back: that is no
@@ -134,20 +155,20 @@ class Turns:
         started = time.perf_counter()
         taken = await self._attempt(actor, turn)
         if not isinstance(taken, Finished):
-            return taken
-        seconds = time.perf_counter() - started
+            return Taken(taken)
+        commands, seconds = sum(taken.outcomes.values()), time.perf_counter() - started
         meter.turn_finished(type_of(actor), seconds, Result.DONE.value, taken.outcomes)
         await self.notices.announce(actor, taken.views, turn, taken.span)
         for subscriber in self.subscribers:
-            self.ring_delivery(subscriber, actor)
+            self.ring_delivery(subscriber, actor, taken.span.upto - taken.span.before)
         log.info(
             "turn",
             actor=actor,
-            commands=sum(taken.outcomes.values()),
+            commands=commands,
             ms=round(seconds * 1000, 2),
             correlation_ids=list(islice(dict.fromkeys(taken.correlation_ids), MOST_LOGGED)),
         )
-        return Result.DONE
+        return Taken(Result.DONE, commands)
 
     async def _attempt(self, actor: str, turn: UUID) -> Result | Finished:
         began = time.monotonic()

@@ -61,6 +61,22 @@ async def test_what_waits_is_flushed_together_two_flushes_at_once() -> None:
 
 
 @on_a_loop
+async def test_a_second_flush_starts_beside_the_first_only_for_a_crowd() -> None:
+    flushes = Flushes()
+    gatherer: Gatherer[int, int] = Gatherer(flushes, most=9, backlog=100, crowd=3)  # type: ignore[arg-type]
+    asked = []
+    for number in range(4):
+        asked.append(asyncio.create_task(gatherer.ask(number)))
+        await turns_of_the_loop()
+        assert flushes.seen == ([[0]] if number < 3 else [[0], [1, 2, 3]])
+    asked.append(asyncio.create_task(gatherer.ask(4)))
+    await turns_of_the_loop()
+    flushes.go.set()
+    assert await asyncio.gather(*asked) == list(range(5))
+    assert flushes.seen == [[0], [1, 2, 3], [4]]
+
+
+@on_a_loop
 async def test_no_more_may_wait_than_the_backlog() -> None:
     flushes = Flushes()
     gatherer: Gatherer[int, int] = Gatherer(

@@ -30,7 +30,7 @@ from infrastructure.repositories import ledger as ledgers
 from tests.books import open_account, post
 from tests.turns import Desk, at_a_desk
 from workers import turn
-from workers.turn import Result
+from workers.turn import CROWD, GATHER_S, Result
 
 Patch = pytest.MonkeyPatch
 
@@ -225,13 +225,13 @@ async def test_subscribers_fall_behind_in_the_same_transaction_and_are_rung_afte
         "SELECT subscriber, position, head FROM behind WHERE actor = $1 ORDER BY subscriber", desk.actor
     )
     assert [tuple(row) for row in rows] == [("kafka", 0, 5), ("redis", 3, 5)]
-    assert desk.rung == [("kafka", desk.actor), ("redis", desk.actor)]
+    assert desk.rung == [("kafka", desk.actor, 2), ("redis", desk.actor, 2)]
 
 
 @at_a_desk
 async def test_a_turn_that_wrote_nothing_tells_nobody(desk: Desk) -> None:
     assert await desk.take() is Result.EMPTY
-    assert await desk.turns.take("ledger:nobody") is Result.BUSY
+    assert (await desk.turns.take("ledger:nobody")).result is Result.BUSY
     assert (desk.notices.told, desk.rung) == ([], [])
 
 
@@ -302,6 +302,27 @@ async def test_work_goes_on_until_the_mailbox_is_empty(desk: Desk) -> None:
     ids = await desk.accept(*[pay() for _ in range(5)])
     assert await narrow.turns.work(desk.actor) is False
     assert set(await desk.statuses([*ids, *late])) == {"succeeded"}
+
+
+@at_a_desk
+async def test_a_crowd_is_let_gather_until_it_is_as_large_as_before(desk: Desk) -> None:
+    """Those who send as soon as they are answered come back; their worker waits for them, but not for long."""
+    coming = [3, CROWD, 0, 5, 0, 0]
+    ids = await desk.accept(*[pay() for _ in range(CROWD)])
+
+    async def pause(seconds: float) -> None:
+        assert seconds == GATHER_S
+        ids.extend(await desk.accept(*[pay() for _ in range(coming.pop(0))]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turn.asyncio, "sleep", pause)
+        assert await desk.turns.work(desk.actor) is False
+    # the crowd, those that came in two pauses, and the few of two more; after a narrow turn nobody is waited for
+    turns = await desk.db.fetch("SELECT seq FROM turns WHERE actor = $1 ORDER BY seq", desk.actor)
+    widths = [after["seq"] - before["seq"] for before, after in pairwise(turns)]
+    assert widths == [CROWD, CROWD + 3, 5]
+    assert set(await desk.statuses(ids)) == {"succeeded"}
+    assert coming == [0, 0]
 
 
 @at_a_desk
