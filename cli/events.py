@@ -109,7 +109,7 @@ async def _replay(
             return
         print(f"Publishing {what}.")
         if wait:
-            await _watch(pool, subscriber, actor)
+            await _watch(pool, subscriber, actor, events)
 
 
 def _open_bell(chosen: Settings) -> Doorbell:
@@ -119,16 +119,17 @@ def _open_bell(chosen: Settings) -> Doorbell:
     return Doorbell(chosen)
 
 
-async def _watch(pool: Pool[Record], subscriber: str, actor: str | None) -> None:
+async def _watch(pool: Pool[Record], subscriber: str, actor: str | None, events: int) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
-        most = left = await pool.fetchval(REMAINING, subscriber, actor)
-        task = progress.add_task(subscriber, total=most)
-        while left:
-            await asyncio.sleep(_LOOK_S)
+        task, most = progress.add_task(subscriber, total=events), events
+        while True:
             left = await pool.fetchval(REMAINING, subscriber, actor)
             most = max(most, left)
             progress.update(task, total=most, completed=most - left)
+            if not left:
+                return
+            await asyncio.sleep(_LOOK_S)
 
 
 async def _forget(chosen: Settings, subscriber: str) -> None:
