@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import structlog
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from infrastructure.embedded import Addresses, postgres_binaries, running
 from infrastructure.migrations import upgrade
 from infrastructure.settings import Settings, parse
-from tests.stack import Stack, running_stack
 
 TEMPLATE = "daybook_template"
 MEMORY = Path("/dev/shm")
@@ -28,13 +29,28 @@ ROOM = 6 * 1024**3
 """Bytes: several times what all servers of a whole run hold at once."""
 
 
-# Files that take longest begin first: one that begins last is waited for by everybody.
+# They run a product of their own; all others of tests/e2e share one.
+ALONE = ("e2e/test_openapi", "e2e/test_crashes", "e2e/test_secrets")
+
+# What takes longest begins first: what begins last is waited for by everybody.
 LONGEST = (
-    *("e2e/test_openapi", "model/", "integration/test_celery_worker", "e2e/test_crashes", "integration/test_up"),
-    *("e2e/test_abuse", "e2e/test_commands", "e2e/test_bank_import", "e2e/test_permissions"),
+    *("e2e/test_openapi", "e2e/test_crashes", "e2e/test_secrets", "e2e/"),
+    *("model/", "integration/test_celery_worker", "integration/test_up"),
     *("integration/test_queries", "integration/test_turns", "integration/test_verify", "integration/test_deliveries"),
-    "e2e/test_strangers",
 )
+
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """A file is one process's, and so is all that shares the running product: another one costs more than waiting."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        alone = not file.startswith("tests/e2e/") or file.removeprefix("tests/").removesuffix(".py") in ALONE
+        return file if alone else "tests/e2e"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -167,10 +183,3 @@ async def _flush(url: str) -> None:
 
     async with redis.asyncio.Redis.from_url(url) as client:
         await client.flushall()
-
-
-@pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
-    """The whole product, as `daybook up` runs it, for the whole session. Nothing of it may be left at the end."""
-    with temporary_state() as state, running_stack(state) as running_product:
-        yield running_product

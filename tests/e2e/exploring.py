@@ -212,6 +212,8 @@ _BEYOND: Final = (
     ("#/", "must lie in the future"),
     ("#/", "must lie behind execute_at"),
     ("#/expires_at", "must be left out unless the transaction is pending"),
+    # of an API key
+    ("#/ledgers", "is no ledger that was granted to you"),
     # of an export
     ("#/format", "must be one of"),
     ("#/account", "is required for a statement"),
