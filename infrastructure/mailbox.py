@@ -67,17 +67,17 @@ WHERE actor = $1 AND turn = $2
 
 JOURNAL_COLUMNS: Final = ("actor", "seq", "epoch", "hash", "event")
 
-# With the turn that did it: what was known when, and which task to look for.
+# With the turn that did it: what was known when, and which task to look for. And every subscriber falls behind. A row
+# that is absent means: caught up, so delivery starts behind what stood before this turn. The names come from the table,
+# not from this process, which may be older than a subscriber; and reading it makes new ones wait for this turn.
 ADVANCE: Final = """
-WITH moved AS (UPDATE actors SET seq = $2, head = $3, recorded_at = $4 WHERE actor = $1)
-INSERT INTO turns (actor, seq, recorded_at, turn, task, worker) VALUES ($1, $2, $4, $5, $6, $7)
-"""
-
-# A row that is absent means: caught up, so delivery starts behind what stood before this turn. The names come from the
-# table, not from this process, which may be older than a subscriber; and reading it makes new ones wait for this turn.
-FALL_BEHIND: Final = """
+WITH moved AS (
+    UPDATE actors SET seq = $2, head = $3, recorded_at = $4 WHERE actor = $1
+), noted AS (
+    INSERT INTO turns (actor, seq, recorded_at, turn, task, worker) VALUES ($1, $2, $4, $5, $6, $7)
+)
 INSERT INTO behind (subscriber, actor, position, head)
-SELECT name, $1, $2, $3 FROM subscribers ORDER BY name
+SELECT name, $1, $8, $2 FROM subscribers ORDER BY name
 ON CONFLICT (subscriber, actor) DO UPDATE SET head = excluded.head
 """
 
@@ -233,8 +233,7 @@ async def append_journal(db: Db, links: Sequence[Link]) -> None:
 async def advance(db: Db, before: Head, decision: Decision, now: datetime, turn: UUID, origin: Origin) -> None:
     """Moves the actor's head, keeps the turn that did, and tells its subscribers' positions that there is more."""
     head = decision.head
-    await db.execute(ADVANCE, head.actor, head.seq, head.hash, now, turn, origin.task, origin.worker)
-    await db.execute(FALL_BEHIND, head.actor, before.seq, head.seq)
+    await db.execute(ADVANCE, head.actor, head.seq, head.hash, now, turn, origin.task, origin.worker, before.seq)
 
 
 async def finish(db: Db, outcomes: Sequence[Outcome], now: datetime, attempts: int, task: str | None = None) -> None:
