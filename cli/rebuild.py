@@ -60,7 +60,7 @@ async def _rebuild(chosen: Settings, ledger: str | None) -> list[tuple[str, int]
     done = []
     redis = open_redis(chosen)
     patient = replace(chosen, statement_timeout_ms=STATEMENT_MS)
-    pool = await open_pool(patient, application="rebuild", size=1, idle_ms=STATEMENT_MS)
+    pool = await open_pool(patient, application="rebuild", size=1, idle_ms=STATEMENT_MS, whole_tables=True)
     async with pool, pool.acquire() as db:
         with progress:
             for name, events in await list_ledgers(db, ledger):

@@ -64,7 +64,7 @@ async def _verify(chosen: Settings, ledger: str | None, findings: Findings, *, q
     label = TextColumn("{task.description}")
     progress = Progress(label, *columns, console=Console(stderr=True), transient=True, disable=quiet)
     patient = replace(chosen, statement_timeout_ms=STATEMENT_MS)
-    pool = await open_pool(patient, application="verify", size=1, idle_ms=STATEMENT_MS)
+    pool = await open_pool(patient, application="verify", size=1, idle_ms=STATEMENT_MS, whole_tables=True)
     async with pool, pool.acquire() as db:
         ledgers = await list_ledgers(db, ledger)
         with progress:

@@ -27,11 +27,13 @@ async def open_pool(
     least: int = 1,
     synchronous_commit: str = "on",
     idle_ms: int | None = None,
+    whole_tables: bool = False,
 ) -> asyncpg.Pool[Record]:
     """Opens a pool of up to `size` connections, named `daybook-{application}` in pg_stat_activity.
 
     With `least` 0 it opens without Postgres, and connects when first used.
     Statements end after `settings.statement_timeout_ms`; a transaction left idle ends after `idle_ms`, else 30 s.
+    Plans use indexes, however small a table is, but for who has `whole_tables` to read.
     """
     return await asyncpg.create_pool(
         settings.database_url,
@@ -48,7 +50,7 @@ async def open_pool(
             "jit": "off",
             # Statements are planned once, while tables may still be small, and each was written with an index in mind:
             # a plan that reads the whole table would be kept while that grows, until it is analyzed.
-            "enable_seqscan": "off",
+            "enable_seqscan": "on" if whole_tables else "off",
         },
         reset=_leave_as_is,
     )
@@ -57,5 +59,6 @@ async def open_pool(
 async def _leave_as_is(_connection: asyncpg.Connection[Record]) -> None:
     """Spares every return to a pool a trip to Postgres. What a transaction left open is rolled back before this.
 
-    Nothing outlives its transaction here: no SET but SET LOCAL, no cursor, no LISTEN, no advisory lock of a session.
+    Nothing outlives its transaction here: no SET but SET LOCAL, no cursor, no LISTEN. A session's advisory lock is held
+    until the pool is closed, as `daybook prepare` wants it.
     """
