@@ -32,7 +32,7 @@ from domain.messages import Query
 from infrastructure import projections, schedules
 from infrastructure.cache import Cache, list_key, seq_key
 from infrastructure.command_log import Pending, find_pending
-from infrastructure.postgres import Db
+from infrastructure.postgres import Connection
 from infrastructure.projections import NEWEST, TransactionFilter
 from infrastructure.read_models import (
     BalancesView,
@@ -220,7 +220,7 @@ class Shared(Generic[T]):
         self._readings: dict[str, _Reading[T]] = {}
 
     async def read(
-        self, key: str, read: Callable[[Db], Awaitable[T]], suffices: Callable[[T], bool] = lambda _: False
+        self, key: str, read: Callable[[Connection], Awaitable[T]], suffices: Callable[[T], bool] = lambda _: False
     ) -> T:
         """What `read` answers, from a snapshot taken after this call, or another that `suffices`."""
         while True:
@@ -233,7 +233,7 @@ class Shared(Generic[T]):
             if early or suffices(found):
                 return found
 
-    async def _run(self, key: str, reading: _Reading[T], read: Callable[[Db], Awaitable[T]]) -> T:
+    async def _run(self, key: str, reading: _Reading[T], read: Callable[[Connection], Awaitable[T]]) -> T:
         try:
             async with self._pool.acquire(timeout=ACQUIRE_S) as db:
                 reading.begun = True
@@ -298,14 +298,14 @@ class Queries:
         if query.at != NOW:
             return await self._as_of(query, lambda db: moments.account_at(db, query, query.at))
 
-        async def read(db: Db) -> bytes | None:
+        async def read(db: Connection) -> bytes | None:
             found = await projections.find_account(db, query.ledger, query.name)
             return None if found is None or found.value is None else _slot(found, found.value, found.value.version)
 
         return await self._thing(query, read)
 
     async def get_transaction(self, query: GetTransaction) -> Answer:
-        async def read(db: Db) -> bytes | None:
+        async def read(db: Connection) -> bytes | None:
             found = await projections.find_transaction(db, query.ledger, query.transaction)
             if found is None or found.value is None or found.value.version is None:
                 return None
@@ -327,7 +327,7 @@ class Queries:
     async def get_grant(self, query: GetGrant) -> Answer:
         """The item that the list of grants has for a user."""
 
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             found = await projections.find_grant(db, query.ledger, query.user)
             return None if found is None else _Read(found.epoch, found.seq, _encode(found.value))
 
@@ -336,14 +336,14 @@ class Queries:
     async def get_period(self, query: GetPeriod) -> Answer:
         """The item that the list of periods has."""
 
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             found = await projections.find_period(db, query.ledger, query.before)
             return None if found is None else _Read(found.epoch, found.seq, _encode(found.value))
 
         return await self._list(query, read)
 
     async def get_schedule(self, query: GetSchedule) -> Answer:
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             found = await schedules.find_schedule(db, query.ledger, query.schedule)
             return None if found is None else _Read(found.epoch, found.seq, _encode(found.value))
 
@@ -352,7 +352,7 @@ class Queries:
     async def get_currency(self, query: GetCurrency) -> Answer:
         """The item that the list of currencies has for a code."""
 
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             found = await projections.find_currency(db, query.ledger, query.code)
             return None if found is None else _Read(found.epoch, found.seq, _encode(found.value))
 
@@ -361,35 +361,35 @@ class Queries:
     # lists, and whatever else changes with every event
 
     async def get_ledger(self, query: GetLedger) -> Answer:
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             found = await projections.find_ledger(db, query.ledger)
             return None if found is None else _Read(found.epoch, found.seq, _encode(found.value))
 
         return await self._list(query, read)
 
     async def list_grants(self, query: ListGrants) -> Answer:
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             (before,) = _last(query, (NEWEST,))
             return _page(query, await projections.list_grants(db, query.ledger, before, query.limit))
 
         return await self._list(query, read)
 
     async def list_periods(self, query: ListPeriods) -> Answer:
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             (before,) = _last(query, (NEWEST,))
             return _page(query, await projections.list_periods(db, query.ledger, before, query.limit))
 
         return await self._list(query, read)
 
     async def list_schedules(self, query: ListSchedules) -> Answer:
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             (before,) = _last(query, (NEWEST,))
             return _page(query, await schedules.list_schedules(db, query.ledger, before, query.limit))
 
         return await self._moving(query, read)
 
     async def list_currencies(self, query: ListCurrencies) -> Answer:
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             (after,) = _last(query, ("",))
             return _page(query, await projections.list_currencies(db, query.ledger, after, query.limit))
 
@@ -399,7 +399,7 @@ class Queries:
         if query.at != NOW:
             return await self._as_of(query, lambda db: moments.accounts_at(db, query, query.at))
 
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             (after,) = _last(query, ("",))
             found = await projections.list_accounts(db, query.ledger, query.prefix, query.currency, after, query.limit)
             return _page(query, found)
@@ -407,7 +407,7 @@ class Queries:
         return await self._list(query, read)
 
     async def list_transactions(self, query: ListTransactions) -> Answer:
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             (before,) = _last(query, (NEWEST,))
             return _page(
                 query, await projections.list_transactions(db, query.ledger, query.wanted, before, query.limit)
@@ -419,7 +419,7 @@ class Queries:
         if query.at != NOW:
             return await self._as_of(query, lambda db: moments.balances_at(db, query, query.at))
 
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             code, kind = _last(query, ("", ""))
             found = await projections.list_balances(db, query.ledger, query.prefix, (code, kind), query.limit)
             if found is None:
@@ -436,7 +436,7 @@ class Queries:
         if query.at != NOW:
             return await self._as_of(query, lambda db: moments.trial_balance_at(db, query, query.at))
 
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             found = await projections.find_trial_balance(db, query.ledger)
             if found is None:
                 return None
@@ -448,7 +448,7 @@ class Queries:
         return await self._as_of(query, lambda db: moments.statement_of(db, query))
 
     async def read_journal(self, query: ReadJournal) -> Answer:
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             found = await projections.read_journal(db, query.ledger, query.after_seq, query.limit)
             return None if found is None else _Read(found.epoch, found.seq, _encode_lines(found.value))
 
@@ -476,7 +476,7 @@ class Queries:
 
     # how both kinds are answered
 
-    async def _thing(self, query: LedgerQuery, read: Callable[[Db], Awaitable[bytes | None]]) -> Answer:
+    async def _thing(self, query: LedgerQuery, read: Callable[[Connection], Awaitable[bytes | None]]) -> Answer:
         async def fresh() -> bytes | None:
             async with self._pool.acquire(timeout=ACQUIRE_S) as db:
                 return await read(db)
@@ -491,16 +491,16 @@ class Queries:
             raise NotFoundError
         return view_answer(slot)
 
-    async def _as_of(self, query: LedgerQuery, find: Callable[[Db], Awaitable[Found | None]]) -> Answer:
+    async def _as_of(self, query: LedgerQuery, find: Callable[[Connection], Awaitable[Found | None]]) -> Answer:
         """Answers are kept as lists are: what a time means may change with every event, if it is not yet past."""
 
-        async def read(db: Db) -> _Read | None:
+        async def read(db: Connection) -> _Read | None:
             found = await find(db)
             return None if found is None else _Read(found.epoch, found.head, _encode(found.view))
 
         return await self._list(query, read)
 
-    async def _list(self, query: LedgerQuery, read: Callable[[Db], Awaitable[_Read | None]]) -> Answer:
+    async def _list(self, query: LedgerQuery, read: Callable[[Connection], Awaitable[_Read | None]]) -> Answer:
         if query.cached is not None and query.seen is not None and _seq_of(query.seen) >= query.min_version:
             return Answer(query.cached, query.seen.encode())
         found = await (self._kept(query, read) if query.tail else self._unshared(read))
@@ -511,16 +511,16 @@ class Queries:
             raise NotFoundError
         return Answer(found.body, found.at.encode())
 
-    async def _moving(self, query: LedgerQuery, read: Callable[[Db], Awaitable[_Read | None]]) -> Answer:
+    async def _moving(self, query: LedgerQuery, read: Callable[[Connection], Awaitable[_Read | None]]) -> Answer:
         """What changes without an event of the ledger: never kept, and its version would say nothing."""
         found = await self._list(query, read)
         return Answer(found.body, None)
 
-    async def _kept(self, query: LedgerQuery, read: Callable[[Db], Awaitable[_Read | None]]) -> _Read | None:
+    async def _kept(self, query: LedgerQuery, read: Callable[[Connection], Awaitable[_Read | None]]) -> _Read | None:
         """Reads a list for everybody who waits for it, and keeps it in Redis under the seq of its snapshot."""
         seen = query.seen
 
-        async def read_and_keep(db: Db) -> _Read | None:
+        async def read_and_keep(db: Connection) -> _Read | None:
             found = await read(db)
             if found is not None and len(found.body) <= LIST_BYTES:
                 await self._cache.put_list(list_key(query.ledger, found.at, query.tail), found.body, self._ttl_s)
@@ -534,7 +534,7 @@ class Queries:
             await self._cache.fill(seq_key(query.ledger), lambda: self._head_slot(query.ledger), self._ttl_s)
         return await self._lists.read(f"{query.ledger}:{query.tail}", read_and_keep, as_new)
 
-    async def _unshared(self, read: Callable[[Db], Awaitable[_Read | None]]) -> _Read | None:
+    async def _unshared(self, read: Callable[[Connection], Awaitable[_Read | None]]) -> _Read | None:
         async with self._pool.acquire(timeout=ACQUIRE_S) as db:
             return await read(db)
 

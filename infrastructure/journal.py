@@ -14,13 +14,11 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-from asyncpg import Connection, Record
-from asyncpg.pool import PoolConnectionProxy
 from uuid_utils.compat import uuid7
 
 from domain.catalog import EVENTS
 from domain.messages import Balance, Entry
-from infrastructure.postgres import Db
+from infrastructure.postgres import Connection, Db
 
 LEASE_S: Final = 30
 """Seconds after which a delivery that said nothing is taken for dead, and another may take its place."""
@@ -194,7 +192,7 @@ async def page(db: Db, actor: str, after: int, *, lines: int, size: int) -> list
 # -- subscribers ------------------------------------------------------------------------------------------------------
 
 
-async def register_subscribers(db: Connection[Record] | PoolConnectionProxy[Record], names: Iterable[str]) -> list[str]:
+async def register_subscribers(db: Connection, names: Iterable[str]) -> list[str]:
     """Makes sure that every name is a subscriber; answers which are new.
 
     A new one is behind from position 0 on every actor that has a journal. Repeating it costs one SELECT; a new name
@@ -210,7 +208,7 @@ async def register_subscribers(db: Connection[Record] | PoolConnectionProxy[Reco
     return new
 
 
-async def forget_subscriber(db: Connection[Record] | PoolConnectionProxy[Record], name: str) -> bool:
+async def forget_subscriber(db: Connection, name: str) -> bool:
     """Removes a subscriber and its positions; False when there is none of that name."""
     async with db.transaction():
         await db.execute(LOCK_SUBSCRIBERS)

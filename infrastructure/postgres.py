@@ -9,8 +9,10 @@ from asyncpg import Record
 
 from infrastructure.settings import Settings
 
-# A string, since asyncpg's classes are generic to type checkers only.
-Db: TypeAlias = "asyncpg.Connection[Record] | asyncpg.pool.PoolConnectionProxy[Record] | asyncpg.Pool[Record]"
+# Strings, since asyncpg's classes are generic to type checkers only.
+Connection: TypeAlias = "asyncpg.Connection[Record] | asyncpg.pool.PoolConnectionProxy[Record]"
+"""What a transaction is opened on."""
+Db: TypeAlias = "Connection | asyncpg.Pool[Record]"
 """Whatever runs a statement."""
 
 OUTSIDE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -56,7 +58,7 @@ async def open_pool(
     )
 
 
-async def _leave_as_is(_connection: asyncpg.Connection[Record]) -> None:
+async def _leave_as_is(_connection: Connection) -> None:
     """Spares every return to a pool a trip to Postgres. What a transaction left open is rolled back before this.
 
     Nothing outlives its transaction here: no SET but SET LOCAL, no cursor, no LISTEN. A session's advisory lock is held

@@ -20,7 +20,7 @@ from asyncpg import Record
 from domain.clock import format_time
 from domain.ledger.model import DEBIT_NORMAL
 from domain.money import format_minor
-from infrastructure.postgres import Db
+from infrastructure.postgres import Connection, Db
 from infrastructure.read_models import (
     AccountView,
     BalanceView,
@@ -264,8 +264,8 @@ TRANSACTIONS_PENDING_OF_ACCOUNT: Final = _transactions(f"""
 """)
 
 # How much lies within a range of time only its values tell. Planned once for any of them, a page of a day would look at
-# all that an account has. It lasts until the connection is given back to its pool.
-PLAN_ANEW: Final = "SET plan_cache_mode = force_custom_plan"
+# all that an account has.
+PLAN_ANEW: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
 
 BALANCES: Final = f"""
 SELECT actors.epoch, actors.seq AS head, item.*
@@ -491,29 +491,35 @@ class TransactionFilter(msgspec.Struct, frozen=True):
 
 
 async def list_transactions(
-    db: Db, ledger: str, wanted: TransactionFilter, before: int, limit: int
+    db: Connection, ledger: str, wanted: TransactionFilter, before: int, limit: int
 ) -> Snapshot[Page[TransactionView]] | None:
     """Transactions with a seq below `before`, newest first. A page may end early: see PAGE_POSTINGS."""
-    common = (ledger, before, wanted.status, wanted.start, wanted.end, limit + 1)
-    if wanted.start is not None or wanted.end is not None:
-        await db.execute(PLAN_ANEW)
-    if wanted.reference is not None:
-        rows = await db.fetch(TRANSACTIONS_OF_REFERENCE, *common, wanted.reference, wanted.account)
-    elif wanted.account is None:
-        held = wanted.status not in (None, "posted")
-        rows = await db.fetch(TRANSACTIONS_HELD if held else TRANSACTIONS, *common)
-    elif wanted.status == "pending":
-        rows = await db.fetch(TRANSACTIONS_PENDING_OF_ACCOUNT, *common, wanted.account)
-    elif wanted.start is None and wanted.end is None:
-        rows = await db.fetch(TRANSACTIONS_OF_ACCOUNT, *common, wanted.account)
+    statement, arguments = _asked(ledger, wanted, before, limit + 1)
+    if wanted.start is None and wanted.end is None:
+        rows = await db.fetch(statement, *arguments)
     else:
-        rows = await db.fetch(TRANSACTIONS_OF_ACCOUNT_IN_RANGE, *common, wanted.account)
+        async with db.transaction(readonly=True):
+            await db.execute(PLAN_ANEW)
+            rows = await db.fetch(statement, *arguments)
     if not rows:
         return None
     shown = _present(rows, "id")[:limit]
     more = bool(shown) and shown[0]["found"] > len(shown)
     items = [_transaction(ledger, row) for row in shown]
     return _at(rows[0], Page(items, (shown[-1]["seq"],) if more else None))
+
+
+def _asked(ledger: str, wanted: TransactionFilter, before: int, most: int) -> tuple[str, tuple[object, ...]]:
+    """The statement for a filter, and its arguments."""
+    common = (ledger, before, wanted.status, wanted.start, wanted.end, most)
+    if wanted.reference is not None:
+        return TRANSACTIONS_OF_REFERENCE, (*common, wanted.reference, wanted.account)
+    if wanted.account is None:
+        return TRANSACTIONS if wanted.status in (None, "posted") else TRANSACTIONS_HELD, common
+    if wanted.status == "pending":
+        return TRANSACTIONS_PENDING_OF_ACCOUNT, (*common, wanted.account)
+    ranged = wanted.start is not None or wanted.end is not None
+    return TRANSACTIONS_OF_ACCOUNT_IN_RANGE if ranged else TRANSACTIONS_OF_ACCOUNT, (*common, wanted.account)
 
 
 def _transaction(ledger: str, row: Record) -> TransactionView:

@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from asyncpg import Connection, Record
-from asyncpg.pool import PoolConnectionProxy
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from infrastructure.journal import register_subscribers, set_back
 from infrastructure.kafka import MESSAGE_BYTES, connection
+from infrastructure.postgres import Connection
 from infrastructure.settings import Settings
 
 SUBSCRIBER: Final = "kafka"
@@ -28,7 +27,7 @@ def topic_of(actor_type: str) -> str:
     return f"daybook.{actor_type}.events"
 
 
-async def ensure_topics(db: Connection[Record] | PoolConnectionProxy[Record], settings: Settings) -> bool:
+async def ensure_topics(db: Connection, settings: Settings) -> bool:
     """Creates the topics that are missing; whether there were any, whose events will all be published again.
 
     The embedded broker forgets all it had when it stops, and a new cluster has nothing yet. The replay is recorded

@@ -721,3 +721,4 @@ async def test_a_range_of_time_is_looked_up_by_what_lies_within_it_however_often
             assert await list_transactions(desk.db, desk.ledger, wanted, 1_000, 10) is not None
     (plans,) = await desk.db.fetch(PLANS)
     assert (plans["generic"], plans["custom"]) == (0, len(ranges) * 4)
+    assert await desk.db.fetchval("SHOW plan_cache_mode") == "force_generic_plan", "the connection is others', too"
