@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 
 from domain.errors import DomainError, ValidationError
 from domain.identity.commands import Password, RegisterUser, Role, Username
+from infrastructure.bells import Bells
 from infrastructure.command_log import CommandLog, Draft, Job, Submission
 from infrastructure.credentials import Beside
 from infrastructure.logs import configure_logging
@@ -57,7 +58,7 @@ async def _applied(chosen: Settings, pool: asyncpg.Pool[Record], log: CommandLog
     """Takes the turn, unless a worker was quicker."""
     redis = open_redis(chosen)
     # sweeps find what is to be delivered
-    turns = Turns(pool, pool, Notices(redis), chosen, (), lambda *_: None)
+    turns = Turns(pool, pool, Notices(redis), Bells(redis, None), chosen, (), lambda *_: None)
     try:
         async with asyncio.timeout(PATIENCE_S):
             while True:

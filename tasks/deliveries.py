@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import asyncpg
 import structlog
 from celery.signals import worker_process_init
-from redis.exceptions import RedisError
 
 from infrastructure import journal
 from infrastructure.metrics import meter
 from tasks.app import app
-from tasks.doorbell import bell_key
 from tasks.runtime import runtime
 from workers.delivery import Deliveries
 from workers.subscribers import build, names
@@ -28,14 +28,15 @@ def deliveries() -> Deliveries:
     if _deliveries is None:
         process = runtime()
         subscribers = build(process.settings, process.pool, process.redis)
-        _deliveries = Deliveries(process.pool, subscribers, meter, process.settings.turn_time_ms)
+        others_wait = partial(process.bells.others_wait, "events")
+        _deliveries = Deliveries(process.pool, subscribers, meter, process.settings.turn_time_ms, others_wait)
         process.close_with(_deliveries.close)
     return _deliveries
 
 
 @app.task(name="tasks.deliveries.deliver")  # type: ignore[untyped-decorator]
 def deliver(subscriber: str, actor: str) -> None:
-    """Delivers until the subscriber has caught up or time is up; then it rings again, behind the others.
+    """Delivers until the subscriber has caught up, time is up or others wait; then it rings again, behind them.
 
     Whatever the message says is looked up: an unknown subscriber, or a name that is no actor's, does nothing.
     """
@@ -45,19 +46,21 @@ def deliver(subscriber: str, actor: str) -> None:
     process = runtime()
     with structlog.contextvars.bound_contextvars(subscriber=subscriber, actor=actor):
         if process.run(_deliver(subscriber, actor)):
-            process.doorbell.ring_delivery(subscriber, actor)
+            process.doorbell.ring_delivery(subscriber, actor, again=True)
 
 
 async def _deliver(subscriber: str, actor: str) -> bool:
-    redis = runtime().redis
+    bells = runtime().bells
     try:
-        await redis.delete(bell_key(subscriber, actor))
-    except (RedisError, OSError) as error:
-        log.warning("bell_not_answered", error=str(error))
-    try:
-        return await deliveries().deliver(subscriber, actor)
+        try:
+            async with bells.kept(subscriber, actor):
+                more = await deliveries().deliver(subscriber, actor)
+        finally:
+            await bells.answer(subscriber, actor)
+        # once more: whoever rang meanwhile was told that somebody is there
+        return more or await deliveries().deliver(subscriber, actor)
     finally:
-        await meter.push(redis)
+        await meter.push(runtime().redis)
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
+from infrastructure.bells import bell_key, is_measurable, lapse_ms
 from infrastructure.settings import Settings
 from tasks.app import QUEUE_OF_ACTOR, app
 from tasks.pacing import Pacing
 
 log = structlog.get_logger(__name__)
 
-OUTSTANDING_MS: Final = 1_000
 _BATCH: Final = 500
 _BACKLOG: Final = 10_000
 # Seconds that a bell is left alone after it was rung. Only busy actors meet this: an event may reach its subscribers
@@ -36,16 +36,14 @@ Ring = tuple[str, str, tuple[str, ...], str | None]
 """Queue, task name, arguments, correlation id."""
 
 
-def bell_key(*names: str) -> str:
-    """The key that says a bell is outstanding."""
-    return ":".join(("bell", *names))
-
-
 class Doorbell:
     """Rings for one process. Make it after the fork; `close` it at the end."""
 
     def __init__(self, settings: Settings) -> None:
         self._redis = Redis.from_url(settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
+        self._broker = None
+        if is_measurable(settings.broker_url):
+            self._broker = Redis.from_url(settings.broker_url, socket_timeout=1, socket_connect_timeout=1)
         self._rung: queue.Queue[tuple[float, Ring] | None] = queue.Queue(_BACKLOG)
         self._pacing = Pacing[Ring]()
         self._thread = threading.Thread(target=self._serve, name="doorbell", daemon=True)
@@ -58,9 +56,12 @@ class Doorbell:
             quiet_s = _CROWD_QUIET_S if many else _QUIET_S
             self._put((quiet_s, (target, "tasks.turns.run", (actor,), correlation_id)))
 
-    def ring_delivery(self, subscriber: str, actor: str, events: int = 0) -> None:
-        """Wakes a worker to deliver `actor`'s journal, which grew by `events`, to `subscriber`. Returns at once."""
-        quiet_s = _MANY_QUIET_S if events >= _MANY else _FEW_QUIET_S
+    def ring_delivery(self, subscriber: str, actor: str, events: int = 0, *, again: bool = False) -> None:
+        """Wakes a worker to deliver `actor`'s journal, which grew by `events`, to `subscriber`. Returns at once.
+
+        `again`: a delivery has made room for others, and is to go on behind them.
+        """
+        quiet_s = _QUIET_S if again else _MANY_QUIET_S if events >= _MANY else _FEW_QUIET_S
         self._put((quiet_s, ("events", "tasks.deliveries.deliver", (subscriber, actor), None)))
 
     def ring_export(self, export: str) -> None:
@@ -72,6 +73,8 @@ class Doorbell:
         self._put(None)
         self._thread.join(2)
         self._redis.close()
+        if self._broker is not None:
+            self._broker.close()
 
     def _put(self, ring: tuple[float, Ring] | None) -> None:
         try:
@@ -110,12 +113,21 @@ class Doorbell:
     def _unanswered(self, rings: list[Ring]) -> list[Ring]:
         """Those whose bell was not outstanding; now it is. With Redis down, all of them."""
         try:
+            ahead = self._lengths({ring[0] for ring in rings})
             with self._redis.pipeline(transaction=False) as pipe:
                 for ring in rings:
-                    pipe.set(bell_key(*ring[2]), b"1", nx=True, px=OUTSTANDING_MS)
+                    pipe.set(bell_key(*ring[2]), b"1", nx=True, px=lapse_ms(ahead[ring[0]]))
                 return [ring for ring, new in zip(rings, pipe.execute(), strict=True) if new]
         except RedisError:
             return rings
+
+    def _lengths(self, queues: Collection[str]) -> dict[str, int]:
+        if self._broker is None:
+            return dict.fromkeys(queues, 0)
+        with self._broker.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                pipe.llen(queue)
+            return dict(zip(queues, pipe.execute(), strict=True))
 
     def _publish(self, rings: Iterable[Ring]) -> None:
         with app.producer_or_acquire() as producer, producer.batch():

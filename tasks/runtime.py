@@ -17,6 +17,7 @@ from asyncpg import Record
 from celery.signals import worker_process_init, worker_process_shutdown
 from redis.asyncio import Redis
 
+from infrastructure.bells import Bells, is_measurable
 from infrastructure.logs import configure_logging
 from infrastructure.memory import relieve_collector
 from infrastructure.postgres import open_pool
@@ -44,6 +45,8 @@ class Runtime:
             open_pool(settings, application="mark", size=1, synchronous_commit="off")
         )
         self.redis: Final[Redis] = open_redis(settings)
+        self.broker: Final = open_redis(settings, settings.broker_url) if is_measurable(settings.broker_url) else None
+        self.bells: Final = Bells(self.redis, self.broker)
         self.doorbell: Final = Doorbell(settings)
         self._closers: list[Callable[[], Awaitable[None]]] = []
 
@@ -63,6 +66,8 @@ class Runtime:
     async def _disconnect(self) -> None:
         for closer in self._closers:
             await closer()
+        if self.broker is not None:
+            await self.broker.aclose()
         await self.redis.aclose()
         await self.marks.close()
         await self.pool.close()

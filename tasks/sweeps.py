@@ -12,6 +12,7 @@ import structlog
 from celery.signals import worker_process_init
 from redis.asyncio import Redis
 
+from infrastructure.bells import is_measurable
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings, load
@@ -100,7 +101,7 @@ def _firing_of(settings: Settings, pool: asyncpg.Pool[asyncpg.Record], doorbell:
 @asynccontextmanager
 async def _broker(settings: Settings) -> AsyncIterator[Redis | None]:
     """A client to measure queues with; None where the broker is not Redis."""
-    if not settings.broker_url.startswith(("redis://", "rediss://")):
+    if not is_measurable(settings.broker_url):
         yield None
         return
     client = open_redis(settings, settings.broker_url)

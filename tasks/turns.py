@@ -9,8 +9,8 @@ import structlog
 from celery import Task, current_task
 
 from infrastructure.mailbox import Origin
-from tasks.app import app
-from tasks.doorbell import bell_key
+from infrastructure.repositories.catalog import type_of
+from tasks.app import QUEUE_OF_ACTOR, app
 from tasks.runtime import runtime
 from workers.notices import Notices
 from workers.subscribers import names
@@ -29,10 +29,12 @@ def turns() -> Turns:
         process.pool,
         process.marks,
         Notices(process.redis),
+        process.bells,
         process.settings,
         names(process.settings),
         process.doorbell.ring_delivery,
         _origin,
+        _others_wait,
     )
 
 
@@ -42,9 +44,13 @@ def _origin() -> Origin:
     return Origin(request.id, request.hostname)
 
 
+async def _others_wait(actor: str) -> bool:
+    return await runtime().bells.others_wait(QUEUE_OF_ACTOR[type_of(actor)])
+
+
 @app.task(name="tasks.turns.run", bind=True)  # type: ignore[untyped-decorator]
 def run(self: Task, actor: str) -> None:
-    """Takes `actor`'s turns until its mailbox is empty or time is up; then it rings again, behind the others.
+    """Takes `actor`'s turns until its mailbox is empty, time is up or others wait; then it rings again, behind them.
 
     Whatever the message says is looked up in the daybook: a name that is no actor's does nothing.
     """
@@ -54,10 +60,5 @@ def run(self: Task, actor: str) -> None:
     process = runtime()
     correlation_id = (self.request.headers or {}).get("correlation")
     with structlog.contextvars.bound_contextvars(actor=actor, correlation_id=correlation_id):
-        if process.run(_work(actor)):
+        if process.run(turns().work(actor)):
             process.doorbell.ring(actor, correlation_id)
-
-
-async def _work(actor: str) -> bool:
-    await turns().notices.answer(bell_key(actor))
-    return await turns().work(actor)

@@ -29,6 +29,7 @@ from infrastructure.metrics import Meter
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings
+from tests.turns import nobody_waits
 from workers.delivery import Deliveries, Subscriber
 from workers.subscribers import build, names
 
@@ -88,7 +89,7 @@ class Stage:
         settings = replace(self.settings, **changes)
         subscribers = build(settings, self.pool, self.redis)
         meter = Meter()
-        deliveries = Deliveries(self.pool, subscribers, meter, settings.turn_time_ms)
+        deliveries = Deliveries(self.pool, subscribers, meter, settings.turn_time_ms, nobody_waits)
         return Stage(settings, self.pool, self.redis, meter, subscribers, deliveries)
 
     async def behind(self) -> dict[tuple[str, str], tuple[int, int]]:
@@ -136,7 +137,7 @@ async def stage(settings: Settings) -> AsyncIterator[Stage]:
         async with pool.acquire() as db:
             await journal.register_subscribers(db, names(settings))
         redis = open_redis(settings)
-        first = Stage(settings, pool, redis, Meter(), {}, Deliveries(pool, {}, Meter(), 1)).restarted()
+        first = Stage(settings, pool, redis, Meter(), {}, Deliveries(pool, {}, Meter(), 1, nobody_waits)).restarted()
         try:
             yield first
         finally:

@@ -18,6 +18,7 @@ from uuid_utils.compat import uuid7
 
 from api.app import create_app
 from api.context import Services
+from infrastructure.bells import Bells
 from infrastructure.passwords import hash_password
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
@@ -124,7 +125,7 @@ async def running_service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("api.recording.open_bell", lambda _: bell)
     pool = await open_pool(settings, application="test", size=4)
     redis = open_redis(settings)
-    bell.turns = Turns(pool, pool, Notices(redis), settings, (), lambda *_: None)
+    bell.turns = Turns(pool, pool, Notices(redis), Bells(redis, None), settings, (), lambda *_: None)
     app = create_app(settings)
     try:
         transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))  # type: ignore[arg-type]

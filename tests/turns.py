@@ -29,7 +29,7 @@ USERS = "INSERT INTO users (id, username, roles) SELECT id, id::text, '{user}' F
 GRANT = "INSERT INTO grants (ledger, user_id, role) VALUES ($1, $2, 'owner')"
 ACCEPT = """
 INSERT INTO commands (id, actor, position, kind, status, payload, weight, principal, correlation_id)
-SELECT id, $1, nextval('daybook_position'), kind, 'accepted', payload, weight, $2, 'c-1'
+SELECT id, $1, nextval('daybook_position'), kind, 'accepted', payload, weight, $2, 'c-' || number
 FROM unnest($3::uuid[], $4::text[], $5::bytea[], $6::int[]) WITH ORDINALITY
     AS line (id, kind, payload, weight, number)
 ORDER BY number
@@ -41,6 +41,16 @@ Hook = Callable[[], Awaitable[None]]
 
 async def nothing() -> None:
     """The hook that does nothing."""
+
+
+async def others_wait(*_: object) -> bool:
+    """Somebody else wants the worker."""
+    return True
+
+
+async def nobody_waits() -> bool:
+    """Nobody else wants the worker."""
+    return False
 
 
 @dataclass
@@ -58,6 +68,25 @@ class FakeNotices:
     async def announce(self, actor: str, views: Sequence[str], turn: UUID, span: Span) -> None:
         self.told.append(("announce", actor, tuple(sorted(views)), turn))
         await self.on_announce()
+
+
+@dataclass
+class FakeBells:
+    """Remembers how often the bell was answered; the hook runs just before. While `kept`, nobody who rings is heard."""
+
+    answered: int = 0
+    is_kept: bool = False
+    on_answer: Hook = nothing
+
+    @asynccontextmanager
+    async def kept(self, _actor: str) -> AsyncIterator[None]:
+        self.is_kept = True
+        yield
+
+    async def answer(self, _actor: str) -> None:
+        await self.on_answer()
+        self.is_kept = False
+        self.answered += 1
 
 
 class Outcome(msgspec.Struct):
@@ -80,6 +109,7 @@ class Desk:
     settings: Settings
     turns: Turns
     notices: FakeNotices
+    bells: FakeBells
     db: asyncpg.Connection[asyncpg.Record]
     rung: list[tuple[str, str, int]]
     """Subscribers, actors, and by how many events their journals grew."""
@@ -164,12 +194,12 @@ class Desk:
 async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     """A desk with a ledger of its own, created, with the accounts `bank` and `till`. The mailbox is empty."""
     rung: list[tuple[str, str, int]] = []
-    notices = FakeNotices()
+    notices, bells = FakeNotices(), FakeBells()
     db = await asyncpg.connect(settings.database_url)
     try:
-        async with open_turns(settings, notices, lambda *ring: rung.append(ring)) as turns:
+        async with open_turns(settings, notices, bells, lambda *ring: rung.append(ring)) as turns:
             await db.execute(SUBSCRIBERS)
-            desk = Desk(f"acme-{uuid4().hex[:8]}", uuid4(), uuid4(), settings, turns, notices, db, rung)
+            desk = Desk(f"acme-{uuid4().hex[:8]}", uuid4(), uuid4(), settings, turns, notices, bells, db, rung)
             await db.execute(USERS, [desk.owner, desk.stranger])
             await db.execute(GRANT, desk.ledger, desk.owner)
             await db.execute("INSERT INTO actors (actor) VALUES ($1)", desk.actor)

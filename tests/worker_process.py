@@ -25,21 +25,29 @@ from workers.turn import Turns
 
 
 @asynccontextmanager
-async def open_turns(settings: Settings, notices: Any, ring: Callable[[str, str, int], None]) -> AsyncIterator[Turns]:
+async def open_turns(
+    settings: Settings, notices: Any, bells: Any, ring: Callable[[str, str, int], None]
+) -> AsyncIterator[Turns]:
     """Turns as a worker process has them."""
     async with (
         await open_pool(settings, application="worker", size=8, least=0) as work,
         await open_pool(settings, application="mark", size=2, least=0, synchronous_commit="off") as marks,
     ):
-        yield Turns(work, marks, notices, settings, ("kafka", "redis"), ring)
+        yield Turns(work, marks, notices, bells, settings, ("kafka", "redis"), ring)
 
 
 class Silent:
-    """Notices that nobody hears."""
+    """Notices that nobody hears, and bells that nobody rings."""
 
     async def begin(self, actor: str, views: Sequence[str], turn: UUID) -> None: ...
 
     async def announce(self, actor: str, views: Sequence[str], turn: UUID, span: Span) -> None: ...
+
+    @asynccontextmanager
+    async def kept(self, actor: str) -> AsyncIterator[None]:
+        yield
+
+    async def answer(self, actor: str) -> None: ...
 
 
 _decide = HANDLERS[PostTransaction]
@@ -57,7 +65,7 @@ def deadly(command: PostTransaction, *others: Any) -> list[Event]:
 async def main(database_url: str, actor: str) -> None:
     nowhere = {"DAYBOOK_REDIS_URL": "redis://127.0.0.1:1", "DAYBOOK_KAFKA_SERVERS": "127.0.0.1:1"}
     settings = parse({"DAYBOOK_DATABASE_URL": database_url, "DAYBOOK_SECRET_KEY": "s" * 48, **nowhere})
-    async with open_turns(settings, Silent(), lambda *_: None) as turns:
+    async with open_turns(settings, Silent(), Silent(), lambda *_: None) as turns:
         while await turns.work(actor):
             pass
 

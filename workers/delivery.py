@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -32,6 +32,9 @@ PAGE_LINES: Final = 1_000
 PAGE_BYTES: Final = 16 * 1024 * 1024
 PUBLISH_S: Final = 25
 """Seconds a subscriber may take for a page. Below the lease's, so that nobody takes over from a publisher at work."""
+
+SHARE_S: Final = 0.25
+"""Seconds after which a delivery makes room for others that wait for a worker."""
 
 IDLE_MS: Final = 1_000
 """Milliseconds since an event after which nobody can still be about to deliver it."""
@@ -99,19 +102,25 @@ class Deliveries:
     """What deliveries of this process share."""
 
     def __init__(
-        self, pool: asyncpg.Pool[Record], subscribers: Mapping[str, Subscriber], meter: Meter, time_ms: int
+        self,
+        pool: asyncpg.Pool[Record],
+        subscribers: Mapping[str, Subscriber],
+        meter: Meter,
+        time_ms: int,
+        others_wait: Callable[[], Awaitable[bool]],
     ) -> None:
         self._pool = pool
         self._subscribers = subscribers
         self._meter = meter
         self._time_s = time_ms / 1000
+        self._others_wait = others_wait
         self._breakers = {name: Breaker() for name in subscribers}
 
     def knows(self, subscriber: object) -> bool:
         return subscriber in self._subscribers
 
     async def deliver(self, subscriber: str, actor: str) -> bool:
-        """Delivers what `actor`'s journal has for `subscriber`. True: time is up and there is more, so ring again.
+        """Delivers what `actor`'s journal has for `subscriber`. True: there is more, but others come first.
 
         A subscriber's failure is noted beside its position and logged, not raised: it will be tried again. Raises what
         goes wrong with Postgres.
@@ -124,7 +133,7 @@ class Deliveries:
             return False
         started, result = time.monotonic(), "delivered"
         try:
-            return await self._catch_up(self._subscribers[subscriber], held, started + self._time_s)
+            return await self._catch_up(self._subscribers[subscriber], held)
         except Rewound:
             result = "rewound"
             return True
@@ -140,7 +149,8 @@ class Deliveries:
         for subscriber in self._subscribers.values():
             await subscriber.close()
 
-    async def _catch_up(self, target: Subscriber, held: Lease, until: float) -> bool:
+    async def _catch_up(self, target: Subscriber, held: Lease) -> bool:
+        began = time.monotonic()
         while lines := await self._next(held):
             last = lines[await self._publish(target, held, lines) - 1]
             self._breakers[held.subscriber].succeeded()
@@ -151,12 +161,15 @@ class Deliveries:
                 log.info("lease_lost", subscriber=held.subscriber, actor=held.actor)
                 return False
             held = advanced
-            if time.monotonic() > until:
+            if await self._is_over(time.monotonic() - began):
                 await journal.release(self._pool, held)
                 return True
         if not await journal.finish(self._pool, held, held.position):
             await journal.release(self._pool, held)
         return False
+
+    async def _is_over(self, seconds: float) -> bool:
+        return seconds > self._time_s or (seconds > SHARE_S and await self._others_wait())
 
     async def _next(self, held: Lease) -> list[Line]:
         # whom a whole page took too long gets half of it, down to one event: a slow line makes progress too

@@ -28,13 +28,6 @@ class Notices:
 
     redis: Redis
 
-    async def answer(self, bell: str) -> None:
-        """Says that the bell was heard: from now on a new command rings again. Before the first look."""
-        try:
-            await self.redis.delete(bell)
-        except (RedisError, OSError) as error:
-            log.warning("bell_not_answered", bell=bell, error=str(error))
-
     async def begin(self, actor: str, views: Sequence[str], turn: UUID) -> None:
         """Bars the views that this turn changes from being served or filled until `announce`. Before the commit."""
         if not _is_ledger(actor):

@@ -32,6 +32,7 @@ from uuid_utils.compat import uuid7
 from domain.decision import Decision, Head
 from domain.messages import Recorded, Refusal
 from infrastructure import mailbox, postgres
+from infrastructure.bells import Bells
 from infrastructure.cache import NOTHING, Span
 from infrastructure.mailbox import Locked, Mark, Origin
 from infrastructure.metrics import TURNS, meter
@@ -59,17 +60,23 @@ MOST_LOGGED: Final = 100
 FULL: Final = 50
 GATHER_S: Final = 0.02
 """Between the turns of one busy actor: with fewer commands waiting than FULL, more are let gather for so long. Every
-turn has the same fixed cost, whatever it takes. An actor's first turn is never held up."""
+turn has the same fixed cost, whatever it takes. An actor's first turn is never held up, and nothing is let gather while
+others wait for a worker."""
 CROWD: Final = 16
 GATHERINGS: Final = 2
-"""A turn that took so many is followed by so many gatherings at the most, until as many wait again: those who send as
-soon as they are answered are all back by then. And its worker stays, since coming back costs more than waiting."""
+"""A turn for so many requests is followed by so many gatherings at the most, until as many commands wait again: those
+who send as soon as they are answered are all back by then. And its worker stays, since coming back costs more than
+waiting."""
 ACQUIT_PAUSES_S: Final = (0.1, 0.5, 1, 2, 4, 8)
 
 
 Discard = Callable[[Db, str, Collection[UUID]], Awaitable[list[str]]]
 DISCARDS: Final[Mapping[str, Discard]] = {"user": identities.discard}
 """Takes back what came beside commands that are not applied, for those types of actors where anything does."""
+
+
+async def _nobody_waits(_actor: str) -> bool:
+    return False
 
 
 class Result(Enum):
@@ -90,10 +97,10 @@ class BrokenTurn(Exception):
 
 
 class Taken(NamedTuple):
-    """A turn, and how many commands it applied or set aside."""
+    """A turn, and how many requests its commands came from."""
 
     result: Result
-    commands: int = 0
+    requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,37 +120,59 @@ class Turns:
     work_pool: asyncpg.Pool[Record]
     mark_pool: asyncpg.Pool[Record]
     notices: Notices
+    bells: Bells
     settings: Settings
     subscribers: Sequence[str]
     ring_delivery: Callable[[str, str, int], None]
     origin: Callable[[], Origin] = Origin
+    others_wait: Callable[[str], Awaitable[bool]] = _nobody_waits
+    """Whether a worker is waited for by others than this actor, on whose behalf it has come."""
 
     async def work(self, actor: str) -> bool:
-        """Takes turns until the mailbox is empty. True: time is up and there may be more, so ring again.
+        """Takes turns until the mailbox is empty. True: there is more, but others come first, so ring again.
 
-        After each turn, lock released, it looks once more: whoever was rung for a command accepted between the
-        turn's own look and its release has found the lock taken, and nobody else will come for it.
+        After the last turn, lock released and bell answered, it looks once more: whoever rang before was told that
+        somebody is there, and nobody else will come.
         """
+        busy = False
+        try:
+            async with self.bells.kept(actor):
+                busy = not await self._stay(actor)
+        finally:
+            if not busy:
+                await self.bells.answer(actor)
+        # whoever is with the actor will answer its bell, and look
+        return not busy and await self._waiting(actor) > 0
+
+    async def _stay(self, actor: str) -> bool:
+        """Takes turns while more comes, time is not up and nobody else waits for a worker. False: it is another's."""
         until = time.monotonic() + self.settings.turn_time_ms / 1000
         while time.monotonic() < until:
             taken = await self.take(actor)
-            if taken.result is Result.BUSY or not await self._gather(actor, taken.commands):
+            if taken.result is Result.BUSY:
                 return False
+            waiting = await self._waiting(actor)
+            if not waiting and taken.requests < CROWD:
+                break
+            if await self.others_wait(actor) or not await self._gather(actor, taken.requests, waiting):
+                break
         return True
 
-    async def _gather(self, actor: str, last: int) -> int:
+    async def _gather(self, actor: str, last: int, waiting: int) -> int:
         """How many commands wait, at most FULL, having let more join them than there are at once."""
-        waiting = await mailbox.waiting(self.work_pool, actor, FULL)
         if last < CROWD:
-            if 0 < waiting < FULL:
+            if waiting < FULL:
                 await asyncio.sleep(GATHER_S)
             return waiting
         for _ in range(GATHERINGS):
             if waiting >= min(last, FULL):
                 break
             await asyncio.sleep(GATHER_S)
-            waiting = await mailbox.waiting(self.work_pool, actor, FULL)
+            waiting = await self._waiting(actor)
         return waiting
+
+    async def _waiting(self, actor: str) -> int:
+        return await mailbox.waiting(self.work_pool, actor, FULL)
 
     async def take(self, actor: str) -> Taken:
         """Takes one turn.
@@ -156,7 +185,7 @@ class Turns:
         taken = await self._attempt(actor, turn)
         if not isinstance(taken, Finished):
             return Taken(taken)
-        commands, seconds = sum(taken.outcomes.values()), time.perf_counter() - started
+        seconds, requests = time.perf_counter() - started, dict.fromkeys(taken.correlation_ids)
         meter.turn_finished(type_of(actor), seconds, Result.DONE.value, taken.outcomes)
         await self.notices.announce(actor, taken.views, turn, taken.span)
         for subscriber in self.subscribers:
@@ -164,11 +193,11 @@ class Turns:
         log.info(
             "turn",
             actor=actor,
-            commands=commands,
+            commands=sum(taken.outcomes.values()),
             ms=round(seconds * 1000, 2),
-            correlation_ids=list(islice(dict.fromkeys(taken.correlation_ids), MOST_LOGGED)),
+            correlation_ids=list(islice(requests, MOST_LOGGED)),
         )
-        return Taken(Result.DONE, commands)
+        return Taken(Result.DONE, len(requests))
 
     async def _attempt(self, actor: str, turn: UUID) -> Result | Finished:
         began = time.monotonic()

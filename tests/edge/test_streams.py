@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 
 from api import live, server, streams
 from api.context import Services
+from infrastructure.bells import Bells
 from infrastructure.postgres import open_pool
 from infrastructure.redis import open_redis
 from infrastructure.settings import Settings
@@ -172,7 +173,7 @@ async def a_town(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     async with a_site(settings, monkeypatch) as site, await open_pool(settings, application="test", size=4) as pool:
         redis = open_redis(settings)
         try:
-            yield Town(site, pool, Turns(pool, pool, Notices(redis), settings, (), lambda *_: None))
+            yield Town(site, pool, Turns(pool, pool, Notices(redis), Bells(redis, None), settings, (), lambda *_: None))
         finally:
             await redis.aclose()
 

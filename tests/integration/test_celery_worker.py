@@ -40,6 +40,7 @@ from tests.turns import Desk, open_desk
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 45
+BACKLOG = 40_000
 EXPIRED = "SELECT true FROM transactions WHERE id = $1 AND status = 'expired'"
 
 
@@ -74,6 +75,7 @@ def environment(
         "DAYBOOK_KAFKA_SERVERS": servers.kafka_servers,
         "DAYBOOK_SECRET_KEY": "s" * 48,
         "DAYBOOK_SWEEP_MS": str(sweep_ms),
+        "DAYBOOK_TURN_COMMANDS": "100",
         "DAYBOOK_STATE_DIR": str(tmp_path),
         "DAYBOOK_HANDLERS": "tests.e2e.poison",
     }
@@ -286,6 +288,47 @@ def test_a_doorbell_outlives_its_broker(
             return rung("ledger:after")
 
         wait_for(heard, seconds=PATIENCE_S, what="a message after the restart")
+
+
+@pytest.mark.parametrize("sweep_ms", [600_000])
+def test_a_busy_ledger_keeps_nobody_waiting(celery_setup: CeleryTestSetup, settings: Settings) -> None:
+    """A worker that stays with one ledger leaves it after a turn when another is rung for."""
+    from tasks.doorbell import Doorbell
+
+    async def work(busy: Desk, bell: Doorbell, client: redis.Redis) -> None:
+        async with open_desk(settings) as quiet:
+            backlog = await busy.accept(*[pay() for _ in range(BACKLOG)])
+            lengths: list[int] = []
+            done = asyncio.Event()
+
+            async def keep_ringing() -> None:
+                while not done.is_set():
+                    bell.ring(busy.actor)
+                    lengths.append(int(client.llen("ledgers")))
+                    await asyncio.sleep(0.01)
+
+            ringing = asyncio.create_task(keep_ringing())
+            await until(lambda: truth(len(lengths) > 300), "the busy one was rung for some seconds")
+            before = await turns_of(busy)
+            assert before > 10
+            ids = await quiet.accept(pay())
+            bell.ring(quiet.actor)
+            assert await finished(quiet, ids) == ["succeeded"]
+            after = await turns_of(busy)
+            assert "accepted" in await busy.statuses(backlog[-1:]), "the busy one is still at it"
+            assert after - before < 10
+            assert max(lengths) <= 2, "no message for somebody who is there"
+            done.set()
+            await ringing
+
+    with closing(Doorbell(settings)) as bell, redis.Redis.from_url(settings.redis_url) as client:
+        client.flushall()
+        at_work(settings, lambda desk: work(desk, bell, client))
+
+
+async def turns_of(desk: Desk) -> int:
+    counted: int = await desk.db.fetchval("SELECT count(*) FROM turns WHERE actor = $1", desk.actor)
+    return counted
 
 
 # -- what Daybook did not send ----------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from infrastructure.settings import Settings
 from tests.conftest import temporary_state
 from tests.contracts.kafka_deliveries import KafkaDeliveries, an_actor
 from tests.journals import NEW_ACTOR, Stage, consume, first_occurrences, on_a_loop, registered, stage, write_in
+from tests.turns import nobody_waits, others_wait
 from workers import delivery
 from workers.subscribers import handlers
 from workers.subscribers.redis import stream_key
@@ -186,7 +187,7 @@ class Refusing:
 
 
 def with_subscriber(on: Stage, target: delivery.Subscriber) -> delivery.Deliveries:
-    return delivery.Deliveries(on.pool, {"redis": target}, on.meter, 1_000)
+    return delivery.Deliveries(on.pool, {"redis": target}, on.meter, 1_000, nobody_waits)
 
 
 @on_a_loop
@@ -418,6 +419,24 @@ async def test_a_slow_handler_keeps_what_it_has_done(settings: Settings, monkeyp
             assert (await on.behind())[name, actor] == (1, 3)
             await deliver_all(on, name, actor)
             assert [entry.seq for entry in seen] == [1, 2, 3]
+
+
+@on_a_loop
+async def test_a_delivery_that_others_wait_for_makes_room_once_it_had_its_share(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "PAGE_LINES", 2)
+    async with stage(settings) as on:
+        target = Refusing()
+        shared = delivery.Deliveries(on.pool, {"redis": target}, on.meter, 60_000, others_wait)
+        actor = an_actor()
+        await on.write(actor, 6)
+        monkeypatch.setattr(delivery, "SHARE_S", 0.0)
+        assert await shared.deliver("redis", actor) is True
+        assert target.taken == [1, 2]
+        monkeypatch.setattr(delivery, "SHARE_S", 60.0)
+        assert await shared.deliver("redis", actor) is False
+        assert target.taken == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_handler_must_be_a_coroutine_function() -> None:

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import pairwise
@@ -28,7 +30,7 @@ from domain.messages import Event
 from infrastructure import mailbox, postgres
 from infrastructure.repositories import ledger as ledgers
 from tests.books import open_account, post
-from tests.turns import Desk, at_a_desk
+from tests.turns import Desk, at_a_desk, others_wait
 from workers import turn
 from workers.turn import CROWD, GATHER_S, Result
 
@@ -323,6 +325,73 @@ async def test_a_crowd_is_let_gather_until_it_is_as_large_as_before(desk: Desk) 
     assert widths == [CROWD, CROWD + 3, 5]
     assert set(await desk.statuses(ids)) == {"succeeded"}
     assert coming == [0, 0]
+
+
+async def no_pause(_seconds: float) -> None:
+    raise AssertionError("others are kept waiting")
+
+
+@at_a_desk
+async def test_one_request_is_no_crowd_whatever_it_brings(desk: Desk) -> None:
+    """Its sender will not be back at once with as much again."""
+    ids = await desk.accept(*[pay() for _ in range(2 * CROWD)])
+    await desk.db.execute("UPDATE commands SET correlation_id = 'bulk' WHERE id = ANY ($1)", ids)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turn.asyncio, "sleep", no_pause)
+        assert await desk.turns.work(desk.actor) is False
+    assert set(await desk.statuses(ids)) == {"succeeded"}
+
+
+@at_a_desk
+async def test_a_worker_that_others_wait_for_makes_room_after_a_turn(desk: Desk) -> None:
+    shared = replace(desk.with_settings(turn_commands=CROWD).turns, others_wait=others_wait)
+    ids = await desk.accept(*[pay() for _ in range(2 * CROWD)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turn.asyncio, "sleep", no_pause)
+        assert await shared.work(desk.actor) is True
+        assert Counter(await desk.statuses(ids)) == {"succeeded": CROWD, "accepted": CROWD}
+        # a crowd that is done is not waited for, either
+        assert await shared.work(desk.actor) is False
+    assert set(await desk.statuses(ids)) == {"succeeded"}
+
+
+@at_a_desk
+async def test_whoever_rang_while_the_worker_was_there_is_not_forgotten(desk: Desk) -> None:
+    """Nobody else comes for a command whose bell was rung while it was kept: the last look is after the answer."""
+    late: list[UUID] = []
+
+    async def accept_and_ring() -> None:
+        if not late:
+            assert desk.bells.is_kept
+            late.extend(await desk.accept(pay()))
+
+    desk.bells.on_answer = accept_and_ring
+    await desk.accept(pay())
+    assert await desk.turns.work(desk.actor) is True
+    assert not desk.bells.is_kept
+    assert await desk.turns.work(desk.actor) is False
+    assert await desk.statuses(late) == ["succeeded"]
+
+
+@at_a_desk
+async def test_only_whoever_was_with_the_actor_answers_its_bell(desk: Desk) -> None:
+    """Answered by one that found another there, it would bring the next one there, too, and so on."""
+    async with desk.turns.work_pool.acquire() as db, db.transaction():
+        assert await mailbox.lock(db, desk.actor) is not None
+        assert await desk.turns.work(desk.actor) is False
+    assert desk.bells.answered == 0
+
+
+@at_a_desk
+async def test_the_bell_is_answered_whatever_goes_wrong(desk: Desk) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError("down")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mailbox, "lock", fail)
+        with pytest.raises(OSError, match="down"):
+            await desk.turns.work(desk.actor)
+    assert desk.bells.answered == 1
 
 
 @at_a_desk
