@@ -1,14 +1,15 @@
 """Gathering: what concurrent requests ask of Postgres is asked together, sharing its round trips and commits.
 
-There is no timer. A flush takes whatever waits when it starts, so a lone request goes at once, and the busier the
-process is, the more requests share a flush.
+A flush takes whatever waits when it starts, so a lone request goes at once, and the busier the process is, the more
+requests share a flush.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import structlog
@@ -21,6 +22,7 @@ R = TypeVar("R")
 
 log = structlog.get_logger(__name__)
 
+SLOW_S = 0.05
 UNKNOWN = "It is not known whether the request was recorded: send it again with the same Idempotency-Key."
 OVERLOADED = "Too many requests are waiting to be recorded; nothing was recorded."
 
@@ -29,7 +31,8 @@ class Gatherer(Generic[T, R]):
     """Collects items and hands them to `flush`, at most `most` (by weight) at a time and `at_once` flushes at once.
 
     An item heavier than `most` goes alone. More than `backlog` (by weight) may not wait. While a flush is under way
-    another one starts only once `crowd` (by weight) wait: each has the same fixed cost, whatever it takes.
+    another one starts only once `crowd` (by weight) wait: each has the same fixed cost, whatever it takes. But nobody
+    waits longer than SLOW_S for one that takes its time.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Gatherer(Generic[T, R]):
         self._flushing: set[asyncio.Task[None]] = set()
         # counted apart from the tasks: one that has seen that nothing waits is still among them for a moment
         self._active = 0
+        self._slow = 0
 
     async def ask(self, item: T) -> R:
         """What `flush` answers for the item; an exception among the answers is raised.
@@ -75,7 +79,9 @@ class Gatherer(Generic[T, R]):
             await asyncio.wait(self._flushing)
 
     def _start(self) -> None:
-        if self._active < self._at_once and (not self._active or self._weight >= self._crowd):
+        if not self._waiting or self._active == self._at_once:
+            return
+        if self._active == self._slow or self._weight >= self._crowd:
             self._active += 1
             task = asyncio.create_task(self._run())
             self._flushing.add(task)
@@ -84,9 +90,28 @@ class Gatherer(Generic[T, R]):
     async def _run(self) -> None:
         try:
             while self._waiting:
-                await self._flush_some(self._take())
+                with self._watched():
+                    await self._flush_some(self._take())
         finally:
             self._active -= 1
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Has the next flush start beside one that turns out to be slow."""
+        slow = False
+
+        def relieve() -> None:
+            nonlocal slow
+            slow = True
+            self._slow += 1
+            self._start()
+
+        watch = asyncio.get_running_loop().call_later(SLOW_S, relieve)
+        try:
+            yield
+        finally:
+            watch.cancel()
+            self._slow -= slow
 
     async def _flush_some(self, taken: Sequence[tuple[T, int, asyncio.Future[R]]]) -> None:
         try:

@@ -175,6 +175,7 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The server stops."""
+        self._outgoing.flush()
         super().shutdown()
         self._stopping = True
         self._end()
@@ -269,6 +270,7 @@ class Protocol(HttpToolsProtocol):
             *headers_of_all(self._watch.settings),
             (b"x-correlation-id", correlation_id.encode()),
         ]
+        self._outgoing.flush()
         lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in headers), b"", body]
         self.transport.write(b"\r\n".join(lines))
         self.transport.close()
@@ -302,7 +304,7 @@ class Outgoing:
         held = self._held
         if held is None:
             self._held = data
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         else:
             self._held = None
             self._transport.writelines((held, data))
@@ -313,12 +315,13 @@ class Outgoing:
 
     def close(self) -> None:
         """Closes the connection once all is written."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
-        if self._held is not None:
-            held, self._held = self._held, None
+    def flush(self) -> None:
+        """Writes what is held. To be called before anything is done to the transport itself."""
+        held, self._held = self._held, None
+        if held is not None and not self._transport.is_closing():
             self._transport.write(held)
 
 

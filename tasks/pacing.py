@@ -10,6 +10,7 @@ R = TypeVar("R")
 
 LEAST_WAIT_S: Final = 0.001
 LONGEST_QUIET_S: Final = 1.0
+FORGET_S: Final = 0.25
 
 Bell = tuple[str, ...]
 
@@ -21,6 +22,7 @@ class Pacing(Generic[R]):
         self._clock = clock
         self._held: dict[Bell, tuple[float, R]] = {}
         self._rung_at: dict[Bell, float] = {}
+        self._forgot_at = 0.0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -42,7 +44,9 @@ class Pacing(Generic[R]):
     def take_due(self) -> list[R]:
         """Hands out what may be rung now."""
         now = self._clock()
-        self._rung_at = {bell: at for bell, at in self._rung_at.items() if now - at < LONGEST_QUIET_S}
+        if now - self._forgot_at >= FORGET_S:
+            self._forgot_at = now
+            self._rung_at = {bell: at for bell, at in self._rung_at.items() if now - at < LONGEST_QUIET_S}
         return [self._take(bell, now) for bell in list(self._held) if self._due_at(bell) <= now]
 
     def take_all(self) -> list[R]:

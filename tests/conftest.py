@@ -49,6 +49,7 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         return file if alone else "tests/e2e"
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
     return Scheduling(config, log)
 

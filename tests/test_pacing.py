@@ -77,3 +77,16 @@ def test_bells_that_were_quiet_for_long_are_not_remembered() -> None:
     clock.now += LONGEST_QUIET_S
     pacing.take_due()
     assert pacing._rung_at == {}
+
+
+def test_what_is_to_be_forgotten_is_not_looked_for_at_every_ring() -> None:
+    """Thousands of actors would be gone through for each of them."""
+    clock = Clock()
+    pacing = Pacing[int](clock)
+    seen = []
+    for number in range(1_000):
+        clock.now += 0.000_1
+        pacing.hold((f"ledger:{number}",), 0.1, number)
+        assert pacing.take_due() == [number]
+        seen.append(pacing._rung_at)
+    assert len({id(rung_at) for rung_at in seen}) <= 2

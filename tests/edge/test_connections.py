@@ -48,6 +48,9 @@ class Wire:
         self.pieces: list[bytes] = []
         self.closed = False
 
+    def is_closing(self) -> bool:
+        return self.closed
+
     def write(self, data: bytes) -> None:
         assert not self.closed
         self.pieces.append(data)
@@ -75,6 +78,40 @@ async def test_head_and_body_of_an_answer_go_out_together_and_a_head_alone_soon(
     outgoing.close()
     await asyncio.sleep(0)
     assert (wire.pieces[2:], wire.closed) == ([b"last"], True)
+
+
+@on_uvloop
+async def test_what_is_held_for_a_client_that_has_gone_is_dropped() -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    wire = Wire()
+    outgoing = server.Outgoing(cast(asyncio.Transport, wire), asyncio.get_running_loop())
+    outgoing.write(b"head of a stream")
+    wire.close()
+    await asyncio.sleep(0.01)
+    assert (wire.pieces, complaints) == ([], [])
+
+
+@on_uvloop
+async def test_what_is_held_goes_out_before_the_connection_is_closed_by_anybody(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A HEAD's answer is one piece, which waits for the end of the loop's turn: a server that stops in it sends it."""
+    made: list[server.Protocol] = []
+    connect = server.Protocol.connection_made
+    monkeypatch.setattr(server.Protocol, "connection_made", lambda self, wire: (made.append(self), connect(self, wire)))
+    ends: list[Callable[[server.Protocol], None]] = [
+        lambda protocol: protocol.shutdown(),
+        lambda protocol: protocol.send_400_response("no"),
+    ]
+    async with a_site(settings, monkeypatch) as site:
+        for end in ends:
+            async with connected(site) as (reader, writer):
+                writer.write(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                await asyncio.wait_for(reader.readuntil(b"}"), PATIENCE_S)
+                made[-1]._outgoing.write(b"held back")
+                end(made[-1])
+                assert (await rest_of(reader)).startswith(b"held back")
 
 
 @asynccontextmanager

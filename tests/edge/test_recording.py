@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from uuid_utils.compat import uuid7
 
+from api import gathering
 from api.depths import Depths
 from api.gathering import UNKNOWN, Gatherer
 from api.waiting import Waiters, all_finished
@@ -26,11 +27,13 @@ class Flushes:
 
     def __init__(self) -> None:
         self.seen: list[list[object]] = []
-        self.go = asyncio.Event()
+        self.go, self.second = asyncio.Event(), asyncio.Event()
         self.error: Exception | None = None
 
     async def __call__(self, items: Sequence[object]) -> list[object]:
         self.seen.append(list(items))
+        if len(self.seen) == 2:
+            self.second.set()
         await self.go.wait()
         if self.error is not None:
             raise self.error
@@ -74,6 +77,29 @@ async def test_a_second_flush_starts_beside_the_first_only_for_a_crowd() -> None
     flushes.go.set()
     assert await asyncio.gather(*asked) == list(range(5))
     assert flushes.seen == [[0], [1, 2, 3], [4]]
+
+
+@on_a_loop
+async def test_nobody_waits_for_a_flush_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    flushes = Flushes()
+    gatherer: Gatherer[int, int] = Gatherer(flushes, most=9, backlog=100, crowd=3)  # type: ignore[arg-type]
+    monkeypatch.setattr(gathering, "SLOW_S", 0.01)
+    asked = [asyncio.create_task(gatherer.ask(0))]
+    await turns_of_the_loop()
+    asked.append(asyncio.create_task(gatherer.ask(1)))
+    await asyncio.wait_for(flushes.second.wait(), 10)
+    flushes.go.set()
+    assert await asyncio.gather(*asked) == [0, 1]
+    # what was slow once is forgotten: the next one is alone again
+    flushes.go.clear()
+    monkeypatch.setattr(gathering, "SLOW_S", 60)
+    asked = [asyncio.create_task(gatherer.ask(2)), asyncio.create_task(gatherer.ask(3))]
+    await turns_of_the_loop()
+    asked.append(asyncio.create_task(gatherer.ask(4)))
+    await turns_of_the_loop()
+    assert flushes.seen == [[0], [1], [2, 3]]
+    flushes.go.set()
+    assert await asyncio.gather(*asked) == [2, 3, 4]
 
 
 @on_a_loop
