@@ -153,7 +153,7 @@ class Settings:
     turn_commands: int = _setting(2_000, _number(1, 10_000), "commands a turn takes at the most")
     turn_postings: int = _setting(10_000, _number(1_000, 1_000_000), "postings a turn takes at the most")
     turn_attempts: int = _setting(3, _number(1, 100), "runs of one command that crash before it is a dead letter")
-    turn_time_ms: int = _setting(2_000, _number(50, 30_000), "milliseconds a worker stays with one actor before others")
+    turn_time_ms: int = _setting(2_000, _number(50, 30_000), "milliseconds a worker stays with one actor at the most")
     sweep_ms: int = _setting(
         2_000,
         _number(100, 600_000),
