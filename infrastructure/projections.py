@@ -494,13 +494,12 @@ async def list_transactions(
     db: Connection, ledger: str, wanted: TransactionFilter, before: int, limit: int
 ) -> Snapshot[Page[TransactionView]] | None:
     """Transactions with a seq below `before`, newest first. A page may end early: see PAGE_POSTINGS."""
-    statement, arguments = _asked(ledger, wanted, before, limit + 1)
     if wanted.start is None and wanted.end is None:
-        rows = await db.fetch(statement, *arguments)
+        rows = await _fetch_transactions(db, ledger, wanted, before, limit + 1)
     else:
         async with db.transaction(readonly=True):
             await db.execute(PLAN_ANEW)
-            rows = await db.fetch(statement, *arguments)
+            rows = await _fetch_transactions(db, ledger, wanted, before, limit + 1)
     if not rows:
         return None
     shown = _present(rows, "id")[:limit]
@@ -509,17 +508,18 @@ async def list_transactions(
     return _at(rows[0], Page(items, (shown[-1]["seq"],) if more else None))
 
 
-def _asked(ledger: str, wanted: TransactionFilter, before: int, most: int) -> tuple[str, tuple[object, ...]]:
-    """The statement for a filter, and its arguments."""
+async def _fetch_transactions(db: Db, ledger: str, wanted: TransactionFilter, before: int, most: int) -> list[Record]:
     common = (ledger, before, wanted.status, wanted.start, wanted.end, most)
     if wanted.reference is not None:
-        return TRANSACTIONS_OF_REFERENCE, (*common, wanted.reference, wanted.account)
+        return await db.fetch(TRANSACTIONS_OF_REFERENCE, *common, wanted.reference, wanted.account)
     if wanted.account is None:
-        return TRANSACTIONS if wanted.status in (None, "posted") else TRANSACTIONS_HELD, common
+        held = wanted.status not in (None, "posted")
+        return await db.fetch(TRANSACTIONS_HELD if held else TRANSACTIONS, *common)
     if wanted.status == "pending":
-        return TRANSACTIONS_PENDING_OF_ACCOUNT, (*common, wanted.account)
-    ranged = wanted.start is not None or wanted.end is not None
-    return TRANSACTIONS_OF_ACCOUNT_IN_RANGE if ranged else TRANSACTIONS_OF_ACCOUNT, (*common, wanted.account)
+        return await db.fetch(TRANSACTIONS_PENDING_OF_ACCOUNT, *common, wanted.account)
+    if wanted.start is None and wanted.end is None:
+        return await db.fetch(TRANSACTIONS_OF_ACCOUNT, *common, wanted.account)
+    return await db.fetch(TRANSACTIONS_OF_ACCOUNT_IN_RANGE, *common, wanted.account)
 
 
 def _transaction(ledger: str, row: Record) -> TransactionView:
