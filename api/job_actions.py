@@ -24,6 +24,7 @@ from domain.catalog import KINDS
 from domain.errors import AuthError, DomainError, Fault, NotFoundError
 from domain.ledger.model import RANKS
 from infrastructure import jobs
+from infrastructure.bells import bell_key
 from infrastructure.command_log import Job
 from infrastructure.principals import Principal, SessionPrincipal
 from infrastructure.redis import TURNS_CHANNEL, RedisUnavailable
@@ -60,13 +61,12 @@ async def cancel_job(request: AnyRequest, job: FromPath[str]) -> Response[bytes]
     services = services_of(request)
     slots = await jobs.cancel(services.pool, found.actor, found.id)
     if slots is None:
-        # it may have held the actor's lock for a moment, see below
-        _tell(request, [found.actor])
+        # it may have held the actor's lock for a moment
+        await _call_back(request, found.actor)
         raise DomainError("job_not_cancellable", "The job has finished, or is not one that can be cancelled.")
     with suppress(RedisUnavailable):
         await services.cache.drop(*slots)
-    # turns that came meanwhile have found the actor locked, and nobody else would come for what waits
-    _tell(request, [found.actor])
+    await _call_back(request, found.actor)
     with suppress(RedisUnavailable):
         await services.redis.call("PUBLISH", TURNS_CHANNEL, found.actor)
     return await _as_it_is(request, found)
@@ -181,6 +181,17 @@ def _tell(request: AnyRequest, actors: Iterable[str]) -> None:
     for actor in actors:
         recorder.bell.ring(actor, edge_of(request).correlation_id)
         recorder.waiters.look_at(actor)
+
+
+async def _call_back(request: AnyRequest, actor: str) -> None:
+    """Has a worker come in any case.
+
+    One that came meanwhile has found the actor locked. It took that for another worker, left the bell to it and went
+    away, and nobody else would come for what waits.
+    """
+    with suppress(RedisUnavailable):
+        await services_of(request).redis.call("DEL", bell_key(actor))
+    _tell(request, [actor])
 
 
 async def _as_it_is(request: AnyRequest, job: Job) -> Response[bytes]:

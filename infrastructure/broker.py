@@ -1,4 +1,7 @@
-"""How Celery reaches its broker by TLS: it checks the certificate and the name in it, which by itself it does not."""
+"""How the broker is reached by TLS: checking the certificate and the name in it, which Celery by itself does not.
+
+And how its queues are reached without Celery, to see who waits in them.
+"""
 
 from __future__ import annotations
 
@@ -20,3 +23,13 @@ def tls_of(url: str) -> dict[str, Any] | None:
         # None: the host of the address
         return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
     return None
+
+
+def queues_of(url: str) -> tuple[str, dict[str, Any]] | None:
+    """Where redis-py finds the queues of a broker, and its options: those in a broker's address are Celery's.
+
+    None where the broker is not Redis: its queues can't be looked into.
+    """
+    if not url.startswith(("redis://", "rediss://")):
+        return None
+    return url.partition("?")[0], tls_of(url) or {}

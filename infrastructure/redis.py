@@ -21,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from domain.errors import InfrastructureError
+from infrastructure.broker import queues_of
 from infrastructure.settings import Settings
 
 TIMEOUT_S: Final = 0.5
@@ -48,15 +49,26 @@ class RedisUnavailable(InfrastructureError):
     """Redis can't be reached, is too slow or refuses to work."""
 
 
-def open_redis(settings: Settings, url: str | None = None) -> Redis:
-    """A client for `url`, or else the service's Redis. It connects when first used and gives up after a second."""
+def open_redis(settings: Settings) -> Redis:
+    """A client for the service's Redis. It connects when first used and gives up after a second."""
+    return _client(settings.redis_url)
+
+
+def open_queues(settings: Settings) -> Redis | None:
+    """A client to look into the broker's queues with; None where the broker is not Redis."""
+    queues = queues_of(settings.broker_url)
+    return None if queues is None else _client(queues[0], **queues[1])
+
+
+def _client(url: str, **options: Any) -> Redis:
     client: Redis = Redis.from_url(
-        settings.redis_url if url is None else url,
+        url,
         socket_timeout=1,
         socket_connect_timeout=1,
         health_check_interval=15,
         retry=Retry(NoBackoff(), 1),
         client_name="daybook",
+        **options,
     )
     return client
 

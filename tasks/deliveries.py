@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
+from typing import Final
 
 import asyncpg
 import structlog
@@ -18,6 +20,8 @@ from workers.subscribers import build, names
 log = structlog.get_logger(__name__)
 
 LONGEST_ACTOR = 200
+SHORT_S: Final = 5
+"""After a delivery that took longer another task looks for more: two such would be too long for one."""
 
 _deliveries: Deliveries | None = None
 
@@ -28,8 +32,8 @@ def deliveries() -> Deliveries:
     if _deliveries is None:
         process = runtime()
         subscribers = build(process.settings, process.pool, process.redis)
-        others_wait = partial(process.bells.others_wait, "events")
-        _deliveries = Deliveries(process.pool, subscribers, meter, process.settings.turn_time_ms, others_wait)
+        ahead = partial(process.bells.ahead, "events")
+        _deliveries = Deliveries(process.pool, subscribers, meter, process.settings.turn_time_ms, ahead)
         process.close_with(_deliveries.close)
     return _deliveries
 
@@ -50,7 +54,7 @@ def deliver(subscriber: str, actor: str) -> None:
 
 
 async def _deliver(subscriber: str, actor: str) -> bool:
-    bells = runtime().bells
+    bells, began = runtime().bells, time.monotonic()
     try:
         try:
             async with bells.kept(subscriber, actor):
@@ -58,7 +62,9 @@ async def _deliver(subscriber: str, actor: str) -> bool:
         finally:
             await bells.answer(subscriber, actor)
         # once more: whoever rang meanwhile was told that somebody is there
-        return more or await deliveries().deliver(subscriber, actor)
+        if more or time.monotonic() - began > SHORT_S:
+            return True
+        return await deliveries().deliver(subscriber, actor)
     finally:
         await meter.push(runtime().redis)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from infrastructure.bells import bell_key, is_measurable, lapse_ms
+from infrastructure.bells import bell_key, lapse_ms
+from infrastructure.broker import queues_of
 from infrastructure.settings import Settings
 from tasks.app import QUEUE_OF_ACTOR, app
 from tasks.pacing import Pacing
@@ -41,9 +42,9 @@ class Doorbell:
 
     def __init__(self, settings: Settings) -> None:
         self._redis = Redis.from_url(settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
-        self._broker = None
-        if is_measurable(settings.broker_url):
-            self._broker = Redis.from_url(settings.broker_url, socket_timeout=1, socket_connect_timeout=1)
+        queues = queues_of(settings.broker_url)
+        timeouts: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1}
+        self._broker = None if queues is None else Redis.from_url(queues[0], **timeouts, **queues[1])
         self._rung: queue.Queue[tuple[float, Ring] | None] = queue.Queue(_BACKLOG)
         self._pacing = Pacing[Ring]()
         self._thread = threading.Thread(target=self._serve, name="doorbell", daemon=True)
@@ -124,10 +125,15 @@ class Doorbell:
     def _lengths(self, queues: Collection[str]) -> dict[str, int]:
         if self._broker is None:
             return dict.fromkeys(queues, 0)
-        with self._broker.pipeline(transaction=False) as pipe:
-            for queue in queues:
-                pipe.llen(queue)
-            return dict(zip(queues, pipe.execute(), strict=True))
+        try:
+            with self._broker.pipeline(transaction=False) as pipe:
+                for queue in queues:
+                    pipe.llen(queue)
+                return dict(zip(queues, pipe.execute(), strict=True))
+        except RedisError as error:
+            # a bell that lapses too early costs a message, no more
+            log.warning("queues_not_measured", error=repr(error))
+            return dict.fromkeys(queues, 0)
 
     def _publish(self, rings: Iterable[Ring]) -> None:
         with app.producer_or_acquire() as producer, producer.batch():

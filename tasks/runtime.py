@@ -17,12 +17,12 @@ from asyncpg import Record
 from celery.signals import worker_process_init, worker_process_shutdown
 from redis.asyncio import Redis
 
-from infrastructure.bells import Bells, is_measurable
+from infrastructure.bells import Bells
 from infrastructure.logs import configure_logging
 from infrastructure.memory import relieve_collector
 from infrastructure.postgres import open_pool
 from infrastructure.processes import die_with_parent
-from infrastructure.redis import open_redis
+from infrastructure.redis import open_queues, open_redis
 from infrastructure.settings import Settings, load
 from tasks.doorbell import Doorbell
 
@@ -45,7 +45,7 @@ class Runtime:
             open_pool(settings, application="mark", size=1, synchronous_commit="off")
         )
         self.redis: Final[Redis] = open_redis(settings)
-        self.broker: Final = open_redis(settings, settings.broker_url) if is_measurable(settings.broker_url) else None
+        self.broker: Final = open_queues(settings)
         self.bells: Final = Bells(self.redis, self.broker)
         self.doorbell: Final = Doorbell(settings)
         self._closers: list[Callable[[], Awaitable[None]]] = []

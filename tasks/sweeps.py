@@ -12,9 +12,8 @@ import structlog
 from celery.signals import worker_process_init
 from redis.asyncio import Redis
 
-from infrastructure.bells import is_measurable
 from infrastructure.postgres import open_pool
-from infrastructure.redis import open_redis
+from infrastructure.redis import open_queues
 from infrastructure.settings import Settings, load
 from tasks.app import DUE_S, QUEUE_OF_ACTOR, app
 from tasks.doorbell import Doorbell
@@ -101,10 +100,10 @@ def _firing_of(settings: Settings, pool: asyncpg.Pool[asyncpg.Record], doorbell:
 @asynccontextmanager
 async def _broker(settings: Settings) -> AsyncIterator[Redis | None]:
     """A client to measure queues with; None where the broker is not Redis."""
-    if not is_measurable(settings.broker_url):
+    client = open_queues(settings)
+    if client is None:
         yield None
         return
-    client = open_redis(settings, settings.broker_url)
     try:
         yield client
     finally:

@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 from celery import Task, current_task
 
+from infrastructure.bells import Ahead
 from infrastructure.mailbox import Origin
 from infrastructure.repositories.catalog import type_of
 from tasks.app import QUEUE_OF_ACTOR, app
@@ -34,7 +35,7 @@ def turns() -> Turns:
         names(process.settings),
         process.doorbell.ring_delivery,
         _origin,
-        _others_wait,
+        _ahead,
     )
 
 
@@ -44,8 +45,8 @@ def _origin() -> Origin:
     return Origin(request.id, request.hostname)
 
 
-async def _others_wait(actor: str) -> bool:
-    return await runtime().bells.others_wait(QUEUE_OF_ACTOR[type_of(actor)])
+async def _ahead(actor: str) -> Ahead:
+    return await runtime().bells.ahead(QUEUE_OF_ACTOR[type_of(actor)], actor)
 
 
 @app.task(name="tasks.turns.run", bind=True)  # type: ignore[untyped-decorator]

@@ -18,6 +18,7 @@ import msgspec
 from domain.catalog import KIND_OF
 from domain.ledger.handlers import weight
 from domain.messages import Command
+from infrastructure.bells import Ahead
 from infrastructure.cache import Span
 from infrastructure.settings import Settings
 from tests.books import create, open_account
@@ -43,14 +44,14 @@ async def nothing() -> None:
     """The hook that does nothing."""
 
 
-async def others_wait(*_: object) -> bool:
+async def others_wait(*_: object) -> Ahead:
     """Somebody else wants the worker."""
-    return True
+    return Ahead(others=True)
 
 
-async def nobody_waits() -> bool:
+async def nobody_waits(*_: object) -> Ahead:
     """Nobody else wants the worker."""
-    return False
+    return Ahead()
 
 
 @dataclass

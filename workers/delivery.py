@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from domain.errors import InfrastructureError
 from infrastructure import journal
+from infrastructure.bells import Ahead
 from infrastructure.journal import Lease, Line
 from infrastructure.metrics import Meter
 from infrastructure.postgres import Db
@@ -107,13 +108,13 @@ class Deliveries:
         subscribers: Mapping[str, Subscriber],
         meter: Meter,
         time_ms: int,
-        others_wait: Callable[[], Awaitable[bool]],
+        ahead: Callable[[str, str], Awaitable[Ahead]],
     ) -> None:
         self._pool = pool
         self._subscribers = subscribers
         self._meter = meter
         self._time_s = time_ms / 1000
-        self._others_wait = others_wait
+        self._ahead = ahead
         self._breakers = {name: Breaker() for name in subscribers}
 
     def knows(self, subscriber: object) -> bool:
@@ -161,15 +162,17 @@ class Deliveries:
                 log.info("lease_lost", subscriber=held.subscriber, actor=held.actor)
                 return False
             held = advanced
-            if await self._is_over(time.monotonic() - began):
+            if await self._is_over(held, time.monotonic() - began):
                 await journal.release(self._pool, held)
                 return True
         if not await journal.finish(self._pool, held, held.position):
             await journal.release(self._pool, held)
         return False
 
-    async def _is_over(self, seconds: float) -> bool:
-        return seconds > self._time_s or (seconds > SHARE_S and await self._others_wait())
+    async def _is_over(self, held: Lease, seconds: float) -> bool:
+        if SHARE_S < seconds <= self._time_s:
+            return (await self._ahead(held.subscriber, held.actor)).others
+        return seconds > self._time_s
 
     async def _next(self, held: Lease) -> list[Line]:
         # whom a whole page took too long gets half of it, down to one event: a slow line makes progress too

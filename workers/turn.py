@@ -32,7 +32,7 @@ from uuid_utils.compat import uuid7
 from domain.decision import Decision, Head
 from domain.messages import Recorded, Refusal
 from infrastructure import mailbox, postgres
-from infrastructure.bells import Bells
+from infrastructure.bells import Ahead, Bells
 from infrastructure.cache import NOTHING, Span
 from infrastructure.mailbox import Locked, Mark, Origin
 from infrastructure.metrics import TURNS, meter
@@ -75,8 +75,8 @@ DISCARDS: Final[Mapping[str, Discard]] = {"user": identities.discard}
 """Takes back what came beside commands that are not applied, for those types of actors where anything does."""
 
 
-async def _nobody_waits(_actor: str) -> bool:
-    return False
+async def _nobody(_actor: str) -> Ahead:
+    return Ahead()
 
 
 class Result(Enum):
@@ -125,8 +125,8 @@ class Turns:
     subscribers: Sequence[str]
     ring_delivery: Callable[[str, str, int], None]
     origin: Callable[[], Origin] = Origin
-    others_wait: Callable[[str], Awaitable[bool]] = _nobody_waits
-    """Whether a worker is waited for by others than this actor, on whose behalf it has come."""
+    ahead: Callable[[str], Awaitable[Ahead]] = _nobody
+    """Who waits for the worker that has come for an actor."""
 
     async def work(self, actor: str) -> bool:
         """Takes turns until the mailbox is empty. True: there is more, but others come first, so ring again.
@@ -134,29 +134,34 @@ class Turns:
         After the last turn, lock released and bell answered, it looks once more: whoever rang before was told that
         somebody is there, and nobody else will come.
         """
-        busy = False
+        comes = False
         try:
             async with self.bells.kept(actor):
-                busy = not await self._stay(actor)
+                comes = await self._stay(actor)
         finally:
-            if not busy:
+            if not comes:
                 await self.bells.answer(actor)
-        # whoever is with the actor will answer its bell, and look
-        return not busy and await self._waiting(actor) > 0
+        return not comes and await self._waiting(actor) > 0
 
     async def _stay(self, actor: str) -> bool:
-        """Takes turns while more comes, time is not up and nobody else waits for a worker. False: it is another's."""
+        """Takes turns while more comes, time is not up and nobody else waits for a worker.
+
+        True: somebody is with the actor, or comes by a message that is on its way, and will answer the bell and look.
+        """
         until = time.monotonic() + self.settings.turn_time_ms / 1000
         while time.monotonic() < until:
             taken = await self.take(actor)
             if taken.result is Result.BUSY:
-                return False
+                return True
             waiting = await self._waiting(actor)
             if not waiting and taken.requests < CROWD:
                 break
-            if await self.others_wait(actor) or not await self._gather(actor, taken.requests, waiting):
+            ahead = await self.ahead(actor)
+            if ahead.others:
+                return ahead.itself
+            if not await self._gather(actor, taken.requests, waiting):
                 break
-        return True
+        return False
 
     async def _gather(self, actor: str, last: int, waiting: int) -> int:
         """How many commands wait, at most FULL, having let more join them than there are at once."""

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import infrastructure.jobs
+from infrastructure.bells import bell_key
 from infrastructure.settings import Settings
 from tests.integration.test_commands import until
 from tests.journals import on_a_loop
@@ -76,8 +77,11 @@ async def test_a_cancellation_that_comes_too_late_takes_no_wake_up_with_it(
                 # nor has a turn, or anybody, to wait for it
                 await db.execute(LOCK, f"ledger:{ledger}")
             service.bell.rung.clear()
+            # that of whoever was with the actor, and has gone away without an answer
+            await service.services.redis.call("SET", bell_key(f"ledger:{ledger}"), "1")
             assert refused(await ada.post(f"/v1/jobs/{job}/cancel")) == (409, "job_not_cancellable")
             assert service.bell.rung == [f"ledger:{ledger}"]
+            assert await service.services.redis.call("EXISTS", bell_key(f"ledger:{ledger}")) == 0
 
 
 @on_a_loop
@@ -142,9 +146,11 @@ async def test_a_busy_mailbox_is_waited_for_a_second_at_most(serve: Callable[...
             assert refused(await ada.post(f"/v1/jobs/{job}/cancel")) == (503, "unavailable")
             assert 0.9 < asyncio.get_running_loop().time() - started < 5
         assert (await ada.get(f"/v1/jobs/{job}")).json()["status"] == "accepted"
+        await service.services.redis.call("SET", bell_key(f"ledger:{ledger}"), "1")
         assert (await ada.post(f"/v1/jobs/{job}/cancel")).status_code == 200
         # a turn that came meanwhile has found the actor locked, so somebody has to come again
         assert f"ledger:{ledger}" in service.bell.rung
+        assert await service.services.redis.call("EXISTS", bell_key(f"ledger:{ledger}")) == 0
 
 
 @on_a_loop

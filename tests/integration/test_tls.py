@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from infrastructure.broker import tls_of
+from infrastructure.broker import queues_of, tls_of
 from infrastructure.embedded import Addresses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,4 +156,12 @@ def test_what_an_address_says_counts_and_plain_ones_stay_plain() -> None:
     assert found == {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, "ssl_ca_certs": "/etc/ca.pem"}
     assert tls_of("amqps://x@queue.internal//") == {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
     assert tls_of("redis://:x@127.0.0.1") is None
+    # what an address says to Celery, redis-py does not understand
+    said = "rediss://:x@cache.internal:6379/1?ssl_cert_reqs=CERT_REQUIRED&visibility_timeout=300"
+    assert queues_of(said) == (
+        "rediss://:x@cache.internal:6379/1",
+        {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True},
+    )
+    assert queues_of("redis://:x@127.0.0.1/2?socket_timeout=3") == ("redis://:x@127.0.0.1/2", {})
+    assert queues_of("amqps://x@queue.internal//") is None
     assert tls_of("amqp://x@127.0.0.1") is None

@@ -28,6 +28,7 @@ from domain.decision import GENESIS
 from domain.ledger.commands import PostTransaction, ReverseTransaction
 from domain.messages import Event
 from infrastructure import mailbox, postgres
+from infrastructure.bells import Ahead
 from infrastructure.repositories import ledger as ledgers
 from tests.books import open_account, post
 from tests.turns import Desk, at_a_desk, others_wait
@@ -344,7 +345,7 @@ async def test_one_request_is_no_crowd_whatever_it_brings(desk: Desk) -> None:
 
 @at_a_desk
 async def test_a_worker_that_others_wait_for_makes_room_after_a_turn(desk: Desk) -> None:
-    shared = replace(desk.with_settings(turn_commands=CROWD).turns, others_wait=others_wait)
+    shared = replace(desk.with_settings(turn_commands=CROWD).turns, ahead=others_wait)
     ids = await desk.accept(*[pay() for _ in range(2 * CROWD)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(turn.asyncio, "sleep", no_pause)
@@ -371,6 +372,27 @@ async def test_whoever_rang_while_the_worker_was_there_is_not_forgotten(desk: De
     assert not desk.bells.is_kept
     assert await desk.turns.work(desk.actor) is False
     assert await desk.statuses(late) == ["succeeded"]
+
+
+@at_a_desk
+async def test_a_worker_that_has_a_second_message_for_its_actor_ahead_sends_no_third(desk: Desk) -> None:
+    """There would never be fewer again, as long as the actor is busy. The bell is left to who comes by that message."""
+
+    async def ahead(_actor: str) -> Ahead:
+        return Ahead(others=True, itself=True)
+
+    async def only_itself(_actor: str) -> Ahead:
+        return Ahead(itself=True)
+
+    ids = await desk.accept(*[pay() for _ in range(4)])
+    narrow = desk.with_settings(turn_commands=2).turns
+    assert await replace(narrow, ahead=ahead).work(desk.actor) is False
+    assert await desk.statuses(ids) == ["succeeded"] * 2 + ["accepted"] * 2
+    assert desk.bells.answered == 0
+    # it makes room for others, not for itself
+    assert await replace(narrow, ahead=only_itself).work(desk.actor) is False
+    assert await desk.statuses(ids) == ["succeeded"] * 4
+    assert desk.bells.answered == 1
 
 
 @at_a_desk
